@@ -1,0 +1,1 @@
+"""Environments: gymnasium environments whose observations are uint8 stacks of frames."""

@@ -1,0 +1,55 @@
+"""A sum tree: numbers that can be changed and drawn in proportion to their size, both in O(log n).
+
+Prioritized experience replay (Schaul et al., 2016, appendix B.2.1) draws transition i with probability p_i / sum_j p_j.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+
+
+class SumTree:
+    """`n` leaves under a binary tree in one float64 array of 2n nodes: node i is the sum of nodes 2i and 2i + 1.
+
+    Leaves are nodes n to 2n - 1 and node 1 is the total; node 0 is unused. `n` need not be a power of two: the leaves then
+    lie on two levels, which changes neither the sums nor the proportions.
+    """
+
+    def __init__(self, nodes: NDArray[np.float64]) -> None:
+        """`nodes`: [2n] float64 of zeros; the tree lives in it, so its bytes are the caller's to count."""
+        self.nodes = nodes
+        self.n = len(nodes) // 2
+
+    @property
+    def total(self) -> float:
+        """The sum of all leaves."""
+        return float(self.nodes[1])
+
+    def __getitem__(self, index: Index) -> NDArray[np.float64]:
+        return self.nodes[index + self.n]
+
+    def __setitem__(self, index: Index, value: NDArray[np.float64] | float) -> None:
+        """Set leaves `index` [B] to `value` [B] >= 0 and mend the sums above them, level by level.
+
+        Parents are recomputed from both children rather than adjusted by a difference: rounding never accumulates, and
+        recomputing a shared parent twice does no harm. Of an index that occurs twice the last value stands.
+        """
+        node = index + self.n
+        self.nodes[node] = value
+        while node.size and node.max() > 1:
+            node = np.maximum(node // 2, 1)
+            self.nodes[node] = self.nodes[2 * node] + self.nodes[2 * node + 1]
+
+    def find(self, mass: NDArray[np.float64]) -> Index:
+        """Leaves [B] at cumulative masses `mass` [B] in [0, total): a leaf is found in proportion to its size, never if 0."""
+        node = np.ones(len(mass), dtype=np.int64)
+        mass = mass.copy()
+        while (inner := node < self.n).any():
+            left = np.where(inner, 2 * node, node)  # a walk that has reached its leaf stays there
+            right_sum = self.nodes[np.minimum(left + 1, 2 * self.n - 1)]
+            # Rounding may leave a walk a hair beyond the last non-empty leaf: it must not turn into an empty branch.
+            go_right = inner & (mass >= self.nodes[left]) & (right_sum > 0)
+            mass = np.where(go_right, mass - self.nodes[left], mass)
+            node = np.where(go_right, left + 1, left)
+        return node - self.n

@@ -1,0 +1,214 @@
+"""The replay against a model that keeps everything in Python lists and works the definitions out step by step."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from seer_rl.replay import Replay
+
+Frame = NDArray[np.uint8]
+
+
+@dataclass
+class Model:
+    """All records ever written, oldest first, each a dict; the ring is the last `capacity` of them."""
+
+    stack: int
+    n_step: int
+    discount: float
+    capacity: int
+    records: list[dict[str, Any]] = field(default_factory=list)
+    forgotten: int = 0  # records no longer in the ring
+    whole: bool = False  # a record holds its whole stack: forgetting a frame no longer breaks those after it
+
+    def observe(self, frame: Frame, first: bool) -> None:
+        self.records.append({"frame": frame, "first": first, "step": False, "terminated": False, "truncated": False})
+        self.forgotten = max(self.forgotten, len(self.records) - self.capacity)
+
+    def act(self, action: int, reward: float, terminated: bool, truncated: bool) -> None:
+        self.records[-1].update(action=action, reward=reward, terminated=terminated, truncated=truncated, step=True)
+
+    def frames(self, i: int) -> list[Frame] | None:
+        """The stack that ends at record i, or None if one of its frames has been forgotten."""
+        places = [i]
+        while len(places) < self.stack:
+            places.append(places[-1] if self.records[places[-1]]["first"] else places[-1] - 1)
+        if min(places) < self.forgotten and not self.whole:
+            return None
+        return [self.records[j]["frame"] for j in reversed(places)]
+
+    def transition(self, i: int) -> tuple[Any, ...] | None:
+        """(obs, action, reward, discount, next_obs) from record i; next_obs None after a termination; None if not to be had."""
+        if not self.records[i]["step"] or i < self.forgotten or self.frames(i) is None:
+            return None
+        reward, discount, j = 0.0, 1.0, i
+        for _ in range(self.n_step):
+            if j >= len(self.records) or not self.records[j]["step"]:
+                return None  # the window is not complete yet
+            reward += discount * self.records[j]["reward"]
+            discount *= self.discount
+            j += 1
+            if self.records[j - 1]["terminated"]:
+                return self.frames(i), self.records[i]["action"], reward, 0.0, None
+            if self.records[j - 1]["truncated"]:
+                break
+        if j >= len(self.records):
+            return None
+        return self.frames(i), self.records[i]["action"], reward, discount, self.frames(j)
+
+    def transitions(self) -> dict[int, tuple[Any, ...]]:
+        """Every transition that can be sampled, by its action, which names it."""
+        every = (self.transition(i) for i in range(self.forgotten, len(self.records)))
+        return {t[1]: t for t in every if t is not None}
+
+
+def frame(i: int, channels: int, size: int) -> Frame:
+    """A frame that says which one it is."""
+    return np.random.default_rng(i).integers(0, 256, (channels, size, size), dtype=np.uint8)
+
+
+class World:
+    """Drives a replay and its model through the same episodes."""
+
+    def __init__(self, replay: Replay, model: Model, channels: int, size: int) -> None:
+        self.replay, self.model, self.shape, self.steps = replay, model, (channels, size), 0
+        self.history: list[Frame] = []
+
+    def obs(self, first: bool) -> Frame:
+        self.history = [] if first else self.history
+        new = frame(self.steps, *self.shape)
+        self.history = ([new] * self.model.stack if first else [*self.history, new])[-self.model.stack :]
+        return np.concatenate(self.history)
+
+    def start(self) -> None:
+        self.steps += 1
+        if self.model.records and not self.ended() and not self.model.records[-1]["first"]:
+            self.model.records[-2]["truncated"] = True
+        obs = self.obs(first=True)
+        self.model.observe(self.history[-1], first=True)
+        self.replay.start(obs)
+
+    def ended(self) -> bool:
+        last = self.model.records[-1]
+        before = self.model.records[-2] if len(self.model.records) > 1 else None
+        return bool(last["terminated"] or (before and before["truncated"] and not last["first"]))
+
+    def step(self, terminated: bool, truncated: bool) -> None:
+        self.steps += 1
+        reward = float(np.float32(np.random.default_rng(self.steps).normal()))
+        self.model.act(self.steps, reward, terminated, truncated)
+        obs = self.obs(first=False)
+        if not terminated:
+            self.model.observe(self.history[-1], first=False)
+        self.replay.add(self.steps, reward, terminated, truncated, obs)
+
+
+def check(replay: Replay, model: Model, embed: torch.nn.Module | None) -> None:
+    """Every transition of the model is sampled, and nothing else; each with the model's numbers."""
+    expected = model.transitions()
+    assert len(replay) == len(expected)
+    assert replay.size == len(model.records) - model.forgotten
+    if not expected:
+        with pytest.raises(ValueError, match="no complete transition"):
+            replay.sample(1)
+        return
+    batch = replay.sample(64 + 16 * len(expected))
+    seen = batch.action.tolist()
+    assert set(seen) <= set(expected)
+    if not replay.exponent:
+        assert len(set(seen)) > 0.9 * len(expected)  # a step escapes with probability e^-16
+
+    def stored(frames: list[Frame]) -> torch.Tensor:
+        stack = torch.from_numpy(np.concatenate(frames))
+        return stack if embed is None else embed(stack[None])[0]
+
+    for row, action in enumerate(seen[:200]):
+        obs, _, reward, discount, next_obs = expected[action]
+        assert torch.equal(batch.obs[row], stored(obs))
+        np.testing.assert_allclose(batch.reward[row], reward, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(batch.discount[row], discount, rtol=1e-6)
+        if next_obs is not None:
+            assert torch.equal(batch.next_obs[row], stored(next_obs))
+
+
+class Project(torch.nn.Module):
+    """A fixed linear map of the stack to `length` numbers, each row alone so that batching cannot change a bit."""
+
+    def __init__(self, inputs: int, length: int) -> None:
+        super().__init__()
+        self.weight = torch.from_numpy(np.random.default_rng(0).integers(-9, 9, (inputs, length)).astype(np.float32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).float() @ self.weight  # small integers: exact in float32, in any order
+
+
+episodes = st.lists(
+    st.tuples(st.integers(0, 25), st.sampled_from(["terminated", "truncated", "abandoned"])), min_size=1, max_size=14
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    episodes=episodes,
+    stack=st.integers(1, 4),
+    n_step=st.integers(1, 6),
+    capacity=st.integers(12, 60),
+    rewrite_at=st.one_of(st.none(), st.integers(0, 150)),
+    length=st.integers(1, 40),  # of an embedding: 4 to 160 bytes instead of 9 to 27
+    limit=st.one_of(st.none(), st.integers(11, 90)),
+    exponent=st.sampled_from([0.0, 0.7]),
+)
+def test_replay_is_its_model(
+    episodes: list[tuple[int, str]],
+    stack: int,
+    n_step: int,
+    capacity: int,
+    rewrite_at: int | None,
+    length: int,
+    limit: int | None,
+    exponent: float,
+) -> None:
+    channels, size = 3, 3
+    replay = Replay((stack * channels, size, size), (), np.int32, capacity=capacity, stack=stack, n_step=n_step,
+                    discount=0.9, priority_exponent=exponent)  # fmt: skip
+    assert replay.capacity == capacity
+    model = Model(stack, n_step, 0.9, capacity)
+    world = World(replay, model, channels, size)
+    embed: Project | None = None
+
+    def maybe_rewrite() -> None:
+        nonlocal embed
+        if embed is not None or rewrite_at is None or world.steps < rewrite_at:
+            return
+        transform = Project(stack * channels * size * size, length)
+        memory = replay.bytes_per_step * replay.capacity
+        record = -(-(4 * length + 4 + 4 + 1) // 4) * 4 + (16 if exponent else 0)
+        fits = min(memory // record, limit or 10**9)
+        broken = next(i for i in range(model.forgotten, len(model.records) + 1) if i == len(model.records) or model.frames(i))
+        if fits < n_step + stack + 1:
+            with pytest.raises(ValueError, match="need at least"):
+                replay.rewrite(transform, limit)
+            check(replay, model, None)  # refused, and nothing lost
+            return
+        before = model.forgotten
+        model.capacity = fits
+        model.forgotten = max(broken, len(model.records) - fits)
+        assert replay.rewrite(transform, limit) == model.forgotten - before
+        assert replay.capacity == fits
+        model.whole = True
+        embed = transform
+
+    for steps, end in episodes:
+        world.start()
+        for i in range(steps):
+            maybe_rewrite()
+            last = i == steps - 1
+            world.step(terminated=last and end == "terminated", truncated=last and end == "truncated")
+        maybe_rewrite()
+        check(replay, model, embed)
