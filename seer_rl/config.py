@@ -1,0 +1,149 @@
+"""Settings of a training: one dataclass, checked by what uses it, written to and read from TOML."""
+
+import re
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+import tyro
+
+from seer_rl.dqn import DQNConfig
+from seer_rl.rainbow import RainbowConfig
+
+AgentConfig = RainbowConfig | DQNConfig
+AGENTS: dict[str, type[RainbowConfig] | type[DQNConfig]] = {"rainbow": RainbowConfig, "dqn": DQNConfig}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "70MB" (10^6), "64MiB" (2^20), "0.07GB" or "70560000"."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not match or (match[3] and not match[2]):
+        raise ValueError(f"{text!r} is not a size: write for example 70MB, 512MiB or 1.5GB")
+    unit: int = (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
+    return round(float(match[1]) * unit)
+
+
+Size = Annotated[int, tyro.conf.arg(constructor=parse_size, metavar="SIZE")]
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """What the replay may hold. Without a limit: every step of the run."""
+
+    memory: Size | None = None
+    """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze."""
+    capacity: int | None = None
+    """Or its steps before the freeze; their bytes are the budget afterwards."""
+    priority_exponent: float = 0.0
+    """0 samples uniformly, as the paper; 0.5 is Rainbow's prioritized replay."""
+    priority_beta: float = 0.4
+    """Importance weights' exponent at the start; it grows to 1 at the end of the run."""
+
+
+@dataclass(frozen=True)
+class SeerConfig:
+    """When to freeze the encoder and replace stored images by embeddings."""
+
+    freeze_step: int | None = None
+    """T_f, in agent steps. None: never, which is the baseline."""
+    layers: int | None = None
+    """Freeze convolutions up to this one and store what it gives. None: up to the last."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Whole games in an environment of its own, without noise, clipping or life loss."""
+
+    every: int = 10_000
+    """Agent steps between evaluations; there is always one at the end."""
+    episodes: int = 10
+    """Games per evaluation."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run."""
+
+    env: tyro.conf.Positional[str]
+    """Environment: atari/alien, atari/bank_heist, ..."""
+    agent: AgentConfig = field(default_factory=RainbowConfig)
+    steps: int = 100_000
+    """Agent steps (on Atari, 4 frames each)."""
+    seed: int = 0
+    """Of everything random. The same seed on the same CPU with the same settings gives the same run, bit for bit."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    seer: SeerConfig = field(default_factory=SeerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks are; auto takes a GPU if there is one."""
+    threads: int | None = None
+    """CPU threads of the networks. None: PyTorch's choice."""
+    run_dir: Path | None = None
+    """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ValueError, in one sentence, for settings that cannot be meant."""
+    agent, freeze_step = config.agent, config.seer.freeze_step
+    at_least: dict[str, tuple[float | None, float]] = {
+        "steps": (config.steps, 1),
+        "seed": (config.seed, 0),
+        "threads": (config.threads, 1),
+        "eval.every": (config.eval.every, 1),
+        "eval.episodes": (config.eval.episodes, 1),
+        "replay.memory": (config.replay.memory, 1),
+        "replay.capacity": (config.replay.capacity, 1),
+        "replay.priority-exponent": (config.replay.priority_exponent, 0),
+        "replay.priority-beta": (config.replay.priority_beta, 0),
+        "seer.freeze-step": (freeze_step, 0),
+    }
+    for setting in fields(agent):
+        value = getattr(agent, setting.name)
+        counts = setting.type is int and setting.name != "learning_starts"
+        if not isinstance(value, str):
+            at_least["agent." + setting.name.replace("_", "-")] = (value, 1 if counts else 0)
+    for name, (value, least) in at_least.items():
+        if value is not None and not value >= least:  # not: NaN is refused too
+            raise ValueError(f"--{name} must be at least {least}, not {value}")
+    if not agent.discount <= 1:
+        raise ValueError(f"--agent.discount must be at most 1, not {agent.discount}")
+    if config.replay.memory is not None and config.replay.capacity is not None:
+        raise ValueError("give --replay.memory or --replay.capacity, not both")
+    if freeze_step is not None and freeze_step >= config.steps:
+        raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
+    if config.seer.layers is not None and freeze_step is None:
+        raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
+
+
+def name_of(agent: AgentConfig) -> str:
+    """The command line's name of the agent with these settings."""
+    return next(name for name, kind in AGENTS.items() if isinstance(agent, kind))
+
+
+def to_toml(config: TrainConfig) -> str:
+    """Every setting that is not None, by its section."""
+
+    def present(settings: dict[str, Any]) -> dict[str, Any]:
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if v is not None}
+        return {k: present(v) if isinstance(v, dict) else v for k, v in plain.items()}
+
+    settings = present(asdict(config))
+    settings["agent"] = {"name": name_of(config.agent), **settings["agent"]}
+    return tomli_w.dumps(settings)
+
+
+def from_toml(text: str) -> TrainConfig:
+    """The inverse of `to_toml`. Raises ValueError for text that is not such a file."""
+    try:
+        settings = tomllib.loads(text)
+        agent = dict(settings.pop("agent"))
+        sections = {"replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig}
+        built: dict[str, Any] = {name: kind(**settings.pop(name, {})) for name, kind in sections.items()}
+        built["agent"] = AGENTS[agent.pop("name")](**agent)
+        if "run_dir" in settings:
+            built["run_dir"] = Path(settings.pop("run_dir"))
+        return TrainConfig(**settings, **built)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"not the settings of a run ({error})") from error

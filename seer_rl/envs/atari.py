@@ -1,0 +1,129 @@
+"""Atari 2600 games on the Arcade Learning Environment, as the paper plays them.
+
+No sticky actions, minimal action set, an agent step = 4 frames, grey frames of 84x84 (each resized bilinearly, then the maximum
+of the last two), a stack of 4 in which a life's first frame stands for those before it.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+FRAMES_PER_STEP = 4
+STACK = 4
+SIZE = 84
+MAX_FRAMES = 108_000  # half an hour of play
+MAX_NOOPS = 30
+
+
+def make(game: str, training: bool, render_mode: str | None = None) -> gym.Env[NDArray[np.uint8], np.int64]:
+    """The stacked environment of `game` ("alien", "BankHeist", "bank_heist"): observations [4, 84, 84] uint8."""
+    env = Atari(game, training, render_mode)
+    return gym.wrappers.FrameStackObservation(env, STACK, padding_type="reset")
+
+
+class Atari(gym.Env[NDArray[np.uint8], np.int64]):
+    """One game. In training, the loss of a life terminates the episode (the game goes on) and rewards are clipped to [-1, 1].
+
+    At the end of a whole game `info["episode"]` tells its unclipped score "r" and its length "l" in agent steps.
+    """
+
+    max_episode_steps = MAX_FRAMES // FRAMES_PER_STEP
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 60 // FRAMES_PER_STEP}  # noqa: RUF012 (gymnasium's own attribute)
+
+    def __init__(self, game: str, training: bool, render_mode: str | None = None) -> None:
+        """Raises ValueError, naming the nearest games, if there is no such game, and ImportError without the extra [atari]."""
+        try:
+            import ale_py
+            import cv2
+        except ImportError as error:
+            raise ImportError("Atari needs the extra [atari]: pip install 'seer-rl[atari]'") from error
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        cv2.setNumThreads(1)  # an 84x84 image is not worth a thread
+        self._resize, self._linear = cv2.resize, cv2.INTER_LINEAR
+        self._rom = Path(str(ale_py.roms.get_rom_path(_rom(game, ale_py.roms.get_all_rom_ids()))))
+        self._ale = ale_py.ALEInterface()
+        self._ale.setFloat("repeat_action_probability", 0.0)
+        self._load(seed=0)
+        self._actions = self._ale.getMinimalActionSet()
+        self._training, self.render_mode = training, render_mode
+        self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
+        self.action_space = gym.spaces.Discrete(len(self._actions))
+        self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
+        self._lives, self._score, self._steps = 0, 0.0, 0
+        self._life_lost = False  # the episode ended with a life, the game goes on
+
+    def _load(self, seed: int) -> None:
+        self._ale.setInt("random_seed", seed)  # read when a game is loaded
+        self._ale.loadROM(self._rom)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start a game with 0 to 30 random no-ops, or go on with the next life. A seed always starts a game."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._load(int(self.np_random.integers(2**31)))
+        if self._life_lost and seed is None:
+            self._ale.act(0)
+        else:
+            self._ale.reset_game()
+            self._score, self._steps = 0.0, 0
+            for _ in range(int(self.np_random.integers(MAX_NOOPS + 1))):
+                self._ale.act(0)
+                if self._ale.game_over():
+                    self._ale.reset_game()
+        self._life_lost, self._lives = False, self._ale.lives()
+        return self._observe(), {"lives": self._lives}
+
+    def step(self, action: np.int64 | int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Repeat `action` for 4 frames. A game of 108,000 frames is truncated."""
+        reward, frames = 0.0, []
+        for repeat in range(FRAMES_PER_STEP):
+            reward += self._ale.act(self._actions[action])
+            over = self._ale.game_over()
+            if over or repeat >= FRAMES_PER_STEP - 2:
+                frames.append(self._observe())
+            if over:
+                break
+        self._score += reward
+        self._steps += 1
+        truncated = not over and self._ale.getEpisodeFrameNumber() >= MAX_FRAMES
+        lives, terminated = self._ale.lives(), over
+        if self._training:
+            reward = float(np.clip(reward, -1, 1))
+            # Q*bert shows no lives for some frames before its game is over: only a loss with lives left ends an episode.
+            self._life_lost = 0 < lives < self._lives and not over and not truncated
+            terminated = over or self._life_lost
+        self._lives = lives
+        info: dict[str, Any] = {"lives": lives}
+        if over or truncated:
+            info["episode"] = {"r": self._score, "l": self._steps}
+        return np.maximum.reduce(frames), reward, terminated, truncated, info
+
+    def _observe(self) -> NDArray[np.uint8]:
+        self._ale.getScreenGrayscale(self._screen)
+        return np.asarray(self._resize(self._screen, (SIZE, SIZE), interpolation=self._linear), np.uint8)
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """[210, 160, 3] uint8 colour screen in render mode "rgb_array"."""
+        screen: NDArray[np.uint8] | None = self._ale.getScreenRGB() if self.render_mode == "rgb_array" else None
+        return screen
+
+
+def _rom(game: str, roms: list[str]) -> str:
+    """ALE's name of a game, however its words are joined. Raises ValueError with the nearest names."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower())
+
+    names = {plain(rom): rom for rom in roms}
+    if plain(game) in names:
+        return names[plain(game)]
+    near = [names[name] for name in difflib.get_close_matches(plain(game), names, n=3, cutoff=0.5)]
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(roms)}, for example alien, pong, seaquest"
+    raise ValueError(f"there is no Atari game {game!r}: {hint}")

@@ -1,0 +1,63 @@
+"""SEER, the idea: once the encoder has converged, freeze it and replace every stored image by its embedding.
+
+Chen et al., "Improving Computational Efficiency in Visual Reinforcement Learning via Stored Embeddings" (first called LeVER).
+Nothing else in the library knows when this happens. An agent sends uint8 observations through its `lower` module and takes
+anything else as an embedding, so the same update trains on images before and on embeddings after.
+"""
+
+import warnings
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from seer_rl.replay import Replay
+
+
+class Agent(Protocol):
+    """What an agent owes: the module below the seam, its target, and the augmentation of its images (uint8 -> uint8)."""
+
+    @property
+    def lower(self) -> nn.Module: ...
+
+    @property
+    def target_lower(self) -> nn.Module: ...
+
+    def augment(self, obs: torch.Tensor) -> torch.Tensor: ...
+
+
+def freeze(agent: Agent, replay: Replay, capacity: int | None = None) -> None:
+    """Stop training `agent.lower` and rewrite `replay` with its embeddings, in place (the paper's section 4, algorithm 1).
+
+    The target's lower module becomes a copy of the online one; layers above the seam are left alone on both sides. The
+    replay then holds as many steps as its bytes allow, at most `capacity`. Its images are gone afterwards.
+    Warns where embeddings take more room than frames, so that steps are lost instead of won.
+    """
+    frame_bytes, steps = replay.bytes_per_step, replay.capacity
+    agent.target_lower.load_state_dict(agent.lower.state_dict())
+    for module in (agent.lower, agent.target_lower):
+        module.requires_grad_(False)
+        for parameter in module.parameters():
+            parameter.grad = None  # optimizers pass over parameters that have none
+
+    @torch.no_grad()
+    def embedding(obs: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = agent.lower(agent.augment(obs.to(next(agent.lower.parameters()).device)))
+        return z
+
+    dropped = replay.rewrite(embedding, capacity)
+    if replay.bytes_per_step > frame_bytes:
+        warnings.warn(
+            f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
+            f"the replay shrinks from {steps:,} to {replay.capacity:,} steps and its {dropped:,} oldest were dropped",
+            stacklevel=2,
+        )
+
+
+def paper_capacity(capacity: int, frame_bytes: int, length: int, embeddings: int = 1, copies: int = 1) -> int:
+    """C' = floor(C P / (4 N K L)), the paper's capacity after the freeze (section 4.2).
+
+    capacity: C, steps held before; frame_bytes: P; length: L, floats per embedding; embeddings: N per observation (1 for
+    Q-learning); copies: K. It counts observations only; `Replay.capacity` counts every byte.
+    """
+    return capacity * frame_bytes // (4 * embeddings * copies * length)

@@ -1,0 +1,291 @@
+"""The training loop: the only file that joins agent, environment, replay and SEER."""
+
+import contextlib
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import torch
+
+from seer_rl import checkpoint, envs
+from seer_rl.config import TrainConfig, check, name_of
+from seer_rl.dqn import DQN
+from seer_rl.flops import Costs, layers
+from seer_rl.logger import Logger
+from seer_rl.rainbow import Rainbow, RainbowConfig
+from seer_rl.replay import Replay
+from seer_rl.seer import freeze
+
+Agent = Rainbow | DQN
+SHOW_EVERY = 20  # agent steps
+LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
+
+
+@dataclass
+class Phase:
+    """A stretch of the run: filling the replay, training on images, or training on embeddings. As of its latest step."""
+
+    name: str
+    operations: tuple[int, int]  # of one step and its share of an update: (paper, true)
+    steps: int = 0
+    seconds: float = 0.0  # of acting, storing and updating
+    replay_steps: int = 0
+    replay_capacity: int = 0
+    replay_bytes: int = 0
+    bytes_per_step: int = 0
+    process_bytes: int = 0
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds if self.seconds else float("nan")
+
+
+class Run:
+    """One training. Building it refuses settings that cannot work and writes nothing; `train` does the rest."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        check(config)
+        self.config = config
+        self.run_dir = config.run_dir or default_run_dir(config)
+        if self.run_dir.exists():
+            raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)  # initial weights; everything later has a generator of its own
+        self.env_seed, self.eval_seed, self.replay_seed, agent_seed = (
+            int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1
+        )
+        self.device = choose_device(config.device)
+        self.env, self.eval_env = envs.make(config.env, training=True), envs.make(config.env, training=False)
+        self.agent = make_agent(config, self.env, agent_seed).to(self.device)
+        self.replay = make_replay(config, self.env, self.replay_seed)
+        self.costs = costs(self.agent, self.env)
+
+        # What follows is for whoever watches: `show` gets the run itself.
+        self.step = 0
+        self.frozen = False
+        self.phases = [self._phase("fill")]
+        self.flops = (0, 0)  # so far: (paper, true)
+        self.freeze_seconds = float("nan")
+        self.last_return = float("nan")  # score of the latest whole training game
+        self.random_scores: list[float] = []
+        self.evaluations: list[tuple[int, list[float]]] = []  # (step, scores)
+        self.doing = ""  # what other than training is going on
+
+    def train(self, show: "Callable[[Run], None]" = lambda _: None) -> None:
+        """Train to the end, writing metrics and agent to the run directory; `show` is called often."""
+        config = self.config
+        keep_pages()
+        self.run_dir.mkdir(parents=True)
+        checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
+        with Logger(self.run_dir) as logger, contextlib.closing(self.env), contextlib.closing(self.eval_env):
+            self._say("a random player's games", show)
+            self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed)
+            logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
+            self._say("", show)
+
+            self.replay.start(self.env.reset(seed=self.env_seed)[0])
+            metrics: dict[str, torch.Tensor] = {}
+            while self.step < config.steps:
+                if self.step == config.seer.freeze_step:
+                    self._say("freezing: images become embeddings", show)
+                    self._freeze(logger)
+                    self._say("", show)
+                self.step += 1
+
+                started = time.perf_counter()
+                self._act(logger)
+                due = self.step >= config.agent.learning_starts and self.step % config.agent.update_every == 0
+                if due and len(self.replay) >= config.agent.batch_size:
+                    if self.phases[-1].name == "fill":
+                        self.phases.append(self._phase("embeddings" if self.frozen else "images"))
+                    metrics = self._update()
+                self.phases[-1].seconds += time.perf_counter() - started
+                self.phases[-1].steps += 1
+
+                last = self.step == config.steps
+                if self.step % SHOW_EVERY == 0 or last:
+                    self._measure()
+                    show(self)
+                if self.step % LOG_EVERY == 0 or last:
+                    self._log(logger, metrics)
+                if self.step % config.eval.every == 0 or last:
+                    self._say("evaluating", show)
+                    self._evaluate(logger)
+                    self._say("", show)
+
+    def _act(self, logger: Logger) -> None:
+        action = self.agent.act(self.replay.observation.to(self.device))
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.replay.add(action, float(reward), terminated, truncated, obs)
+        self._count(self.costs.act(self.frozen))
+        if "episode" in info:
+            self.last_return = info["episode"]["r"]
+            logger.log(self.step, {"charts/episodic_return": self.last_return, "charts/episodic_length": info["episode"]["l"]})
+        if terminated or truncated:
+            self.replay.start(self.env.reset()[0])
+
+    def _update(self) -> dict[str, torch.Tensor]:
+        first = self.config.replay.priority_beta
+        batch = self.replay.sample(self.config.agent.batch_size, first + (1 - first) * self.step / self.config.steps)
+        metrics, errors = self.agent.update(batch.to(self.device))
+        if self.replay.exponent:
+            self.replay.update_priorities(batch.index, errors)
+        self._count(self.costs.update(self.frozen))
+        return metrics
+
+    def _freeze(self, logger: Logger) -> None:
+        self._measure()
+        self._count(self.costs.freeze(self.replay.size))
+        started = time.perf_counter()
+        freeze(self.agent, self.replay, capacity=every_step(self.config, self.env))
+        self.freeze_seconds = time.perf_counter() - started
+        self.frozen = True
+        if self.phases[-1].name == "images":
+            self.phases.append(self._phase("embeddings"))
+        logger.log(self.step, {"seer/freeze_step": self.step, "seer/freeze_seconds": self.freeze_seconds})
+
+    def _evaluate(self, logger: Logger) -> None:
+        scores = evaluate(
+            self.agent, self.eval_env, self.config.eval.episodes, (self.eval_seed + self.step) % 2**31, self.device
+        )
+        self.evaluations.append((self.step, scores))
+        paper, true = self.flops
+        logger.log(self.step, {"eval/return": float(np.mean(scores)), "eval/return_std": float(np.std(scores)),
+                               "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
+        checkpoint.save_agent(self.run_dir, self.agent, self.config)
+
+    def _log(self, logger: Logger, metrics: dict[str, torch.Tensor]) -> None:
+        phase, (paper, true) = self.phases[-1], self.flops
+        logger.log(self.step, {name: float(value) for name, value in metrics.items()})
+        logger.log(self.step, {"charts/SPS": phase.steps_per_second, "charts/process_bytes": phase.process_bytes,
+                               "replay/steps": phase.replay_steps, "replay/capacity": phase.replay_capacity,
+                               "replay/bytes": phase.replay_bytes, "replay/bytes_per_step": phase.bytes_per_step,
+                               "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
+
+    def _phase(self, name: str) -> Phase:
+        act = self.costs.act(self.frozen)
+        update = self.costs.update(self.frozen) if name != "fill" else (0, 0)
+        every = self.config.agent.update_every
+        return Phase(name, (act[0] + update[0] // every, act[1] + update[1] // every))
+
+    def _measure(self) -> None:
+        phase, replay = self.phases[-1], self.replay
+        phase.replay_steps, phase.replay_capacity, phase.replay_bytes = replay.size, replay.capacity, replay.nbytes
+        phase.bytes_per_step = replay.bytes_per_step
+        phase.process_bytes = psutil.Process().memory_info().rss
+
+    def _count(self, operations: tuple[int, int]) -> None:
+        self.flops = (self.flops[0] + operations[0], self.flops[1] + operations[1])
+
+    def _say(self, doing: str, show: "Callable[[Run], None]") -> None:
+        self.doing = doing
+        show(self)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to train on. Raises ValueError if it is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("PyTorch finds no CUDA device here: use --device cpu")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
+    """The agent that `config` names, for the spaces of `env`."""
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        raise ValueError(f"{name_of(config.agent)} chooses among discrete actions, which {config.env} does not have")
+    shape, actions, seam = env.observation_space.shape or (), int(env.action_space.n), config.seer.layers
+    if isinstance(config.agent, RainbowConfig):
+        return Rainbow(config.agent, shape, actions, seam, seed)
+    return DQN(config.agent, shape, actions, seam, seed)
+
+
+def make_replay(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Replay:
+    """The replay that `config` asks for. Raises ValueError if it cannot hold what one batch is drawn from."""
+    agent, capacity, stack = config.agent, config.replay.capacity, envs.frames_in(env)
+    if capacity is None and config.replay.memory is None:
+        capacity = every_step(config, env)
+    replay = Replay(
+        env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
+        memory=config.replay.memory, capacity=capacity, stack=stack, n_step=agent.n_step, discount=agent.discount,
+        priority_exponent=config.replay.priority_exponent, seed=seed,
+    )  # fmt: skip
+    if replay.capacity < (least := agent.batch_size + agent.n_step + stack):
+        raise ValueError(
+            f"a replay of {replay.capacity} steps is too small for batches of {agent.batch_size} {agent.n_step}-step returns: "
+            f"give it {least} steps or {least * replay.bytes_per_step:,} bytes"
+        )
+    return replay
+
+
+def action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
+    """The smallest type that holds an action."""
+    return np.min_scalar_type(int(space.n) - 1) if isinstance(space, gym.spaces.Discrete) else np.dtype(np.float32)
+
+
+def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
+    """Records that hold every step of a run: one each, one for the newest observation, one for each truncation's last."""
+    truncations = config.steps // envs.max_episode_steps(env)
+    return config.steps + truncations + config.agent.n_step + envs.frames_in(env) + 1  # the least a replay needs
+
+
+def costs(agent: Agent, env: gym.Env[Any, Any]) -> Costs:
+    """Operations of `agent` on the observations of `env`."""
+    shape = env.observation_space.shape or ()
+    with torch.no_grad():
+        z = agent.lower(torch.zeros(1, *shape, dtype=torch.uint8, device=next(agent.parameters()).device))
+    below, above = layers(agent.lower, shape, torch.uint8), layers(agent.upper, tuple(z.shape[1:]))
+    return Costs(below, above, agent.config.batch_size, agent.forwards, agent.backwards)
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """runs/{env}__{agent}__{seed}__{time}, with a number behind if that is taken."""
+    name = f"{config.env.replace('/', '-')}__{name_of(config.agent)}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for path in taken if not path.exists())
+
+
+def play(env: gym.Env[Any, Any], act: Callable[[torch.Tensor], int], episodes: int, seed: int) -> list[float]:
+    """Scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8."""
+    scores: list[float] = []
+    obs, _ = env.reset(seed=seed)
+    while len(scores) < episodes:
+        obs, _, terminated, truncated, info = env.step(act(torch.from_numpy(obs)[None]))
+        if terminated or truncated:
+            scores.append(float(info["episode"]["r"]))
+            obs, _ = env.reset()
+    return scores
+
+
+def evaluate(agent: Agent, env: gym.Env[Any, Any], episodes: int, seed: int, device: torch.device) -> list[float]:
+    """Scores of the agent in evaluation mode. Its training is not disturbed: the random numbers it then draws are the same."""
+    state = agent.generator.get_state()
+    agent.generator.manual_seed(seed)
+    agent.eval()
+    try:
+        return play(env, lambda obs: agent.act(obs.to(device)), episodes, seed)
+    finally:
+        agent.train()
+        agent.generator.set_state(state)
+
+
+def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int) -> list[float]:
+    """Scores of a player that chooses actions uniformly."""
+    env.action_space.seed(seed)
+    return play(env, lambda _: int(env.action_space.sample()), episodes, seed)
+
+
+def keep_pages() -> None:
+    """Have glibc keep freed memory for the next update: fetching fresh pages for each tensor costs as much as a convolution."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, its maximum
+            libc.mallopt(-1, 256 << 20)  # M_TRIM_THRESHOLD
