@@ -25,14 +25,23 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * unit)
 
 
-Size = Annotated[int, tyro.conf.arg(constructor=parse_size, metavar="SIZE")]
+OptionalSize = Annotated[
+    int | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SIZE",
+        instance_from_str=lambda texts: None if texts[0].lower() == "none" else parse_size(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """What the replay may hold. Without a limit: every step of the run."""
 
-    memory: Size | None = None
+    memory: OptionalSize = None
     """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze."""
     capacity: int | None = None
     """Or its steps before the freeze; their bytes are the budget afterwards."""
@@ -66,22 +75,22 @@ class EvalConfig:
 class TrainConfig:
     """Settings of a training run."""
 
-    env: tyro.conf.Positional[str]
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment: atari/alien, atari/bank_heist, ..."""
-    agent: AgentConfig = field(default_factory=RainbowConfig)
     steps: int = 100_000
     """Agent steps (on Atari, 4 frames each)."""
     seed: int = 0
     """Of everything random. The same seed on the same CPU with the same settings gives the same run, bit for bit."""
-    replay: ReplayConfig = field(default_factory=ReplayConfig)
-    seer: SeerConfig = field(default_factory=SeerConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are; auto takes a GPU if there is one."""
     threads: int | None = None
     """CPU threads of the networks. None: PyTorch's choice."""
     run_dir: Path | None = None
     """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
+    seer: SeerConfig = field(default_factory=SeerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    agent: AgentConfig = field(default_factory=RainbowConfig)
 
 
 def check(config: TrainConfig) -> None:

@@ -39,10 +39,10 @@ def paper_memory(env: str) -> TrainConfig:
 def quick(env: str) -> TrainConfig:
     """About five minutes on two cores: a game that is learnt within them, frozen early, in a small replay that then grows."""
     return TrainConfig(
-        env or "atari/krull",
+        env or "atari/qbert",
         steps=40_000,
+        seer=SeerConfig(freeze_step=8_000),
         replay=ReplayConfig(memory=35_000_000),
-        seer=SeerConfig(freeze_step=10_000),
         eval=EvalConfig(every=10_000),
     )
 

@@ -134,6 +134,10 @@ class Replay:
         """Transitions that can be sampled."""
         return self._valid
 
+    def capacity_for(self, dtype: DTypeLike, shape: tuple[int, ...]) -> int:
+        """Records that the arena would hold of such observations. Raises ValueError if they are too few to sample from."""
+        return self._fitting(self._layout(dtype, shape), self._memory)
+
     def _fitting(self, record: np.dtype[np.void], memory: int) -> int:
         """How many records fit into `memory` bytes. Raises ValueError if they are too few to ever complete a window."""
         bytes_per_step = record.itemsize + self._tree_bytes

@@ -19,6 +19,7 @@ from seer_rl.config import TrainConfig, check, name_of
 from seer_rl.dqn import DQN
 from seer_rl.flops import Costs, layers
 from seer_rl.logger import Logger
+from seer_rl.networks import output_shape
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay import Replay
 from seer_rl.seer import freeze
@@ -67,6 +68,10 @@ class Run:
         self.agent = make_agent(config, self.env, agent_seed).to(self.device)
         self.replay = make_replay(config, self.env, self.replay_seed)
         self.costs = costs(self.agent, self.env)
+        require_batch(config, self.replay.capacity, envs.frames_in(self.env))
+        if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
+            z = output_shape(self.agent.lower, self.env.observation_space.shape or (), torch.uint8)
+            require_batch(config, self.replay.capacity_for(np.float32, z), 1)
 
         # What follows is for whoever watches: `show` gets the run itself.
         self.step = 0
@@ -208,21 +213,26 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
 
 
 def make_replay(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Replay:
-    """The replay that `config` asks for. Raises ValueError if it cannot hold what one batch is drawn from."""
-    agent, capacity, stack = config.agent, config.replay.capacity, envs.frames_in(env)
+    """The replay that `config` asks for. Without a limit it holds every step of the run."""
+    agent, capacity = config.agent, config.replay.capacity
     if capacity is None and config.replay.memory is None:
         capacity = every_step(config, env)
-    replay = Replay(
+    return Replay(
         env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
-        memory=config.replay.memory, capacity=capacity, stack=stack, n_step=agent.n_step, discount=agent.discount,
+        memory=config.replay.memory, capacity=capacity, stack=envs.frames_in(env), n_step=agent.n_step, discount=agent.discount,
         priority_exponent=config.replay.priority_exponent, seed=seed,
     )  # fmt: skip
-    if replay.capacity < (least := agent.batch_size + agent.n_step + stack):
+
+
+def require_batch(config: TrainConfig, capacity: int, stack: int) -> None:
+    """Raise ValueError if a batch of different steps cannot be drawn from a replay of `capacity` steps."""
+    agent, budget = config.agent, config.replay
+    if capacity < (least := agent.batch_size + agent.n_step + stack):
+        given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity:,} steps of frames"
         raise ValueError(
-            f"a replay of {replay.capacity} steps is too small for batches of {agent.batch_size} {agent.n_step}-step returns: "
-            f"give it {least} steps or {least * replay.bytes_per_step:,} bytes"
+            f"a replay of {given} would hold {capacity} steps{'' if stack > 1 else ' of embeddings'}, too few for batches of "
+            f"{agent.batch_size} {agent.n_step}-step returns: it must hold at least {least}"
         )
-    return replay
 
 
 def action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
@@ -239,9 +249,8 @@ def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
 def costs(agent: Agent, env: gym.Env[Any, Any]) -> Costs:
     """Operations of `agent` on the observations of `env`."""
     shape = env.observation_space.shape or ()
-    with torch.no_grad():
-        z = agent.lower(torch.zeros(1, *shape, dtype=torch.uint8, device=next(agent.parameters()).device))
-    below, above = layers(agent.lower, shape, torch.uint8), layers(agent.upper, tuple(z.shape[1:]))
+    below = layers(agent.lower, shape, torch.uint8)
+    above = layers(agent.upper, output_shape(agent.lower, shape, torch.uint8))
     return Costs(below, above, agent.config.batch_size, agent.forwards, agent.backwards)
 
 

@@ -1,0 +1,152 @@
+"""What a person sees in the terminal: a run as it goes, and what it came to."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from seer_rl.config import name_of
+from seer_rl.train import Phase, Run
+
+LINE_EVERY = 20.0  # seconds between lines where the output is no terminal
+
+
+def size(n: float) -> str:
+    """Bytes for people: 999 B, 70.6 MB, 1.23 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.3g} {unit}" if n < 1000 else f"{n:,.0f} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def count(n: float) -> str:
+    """Operations for people: 291.7M, 45.0T."""
+    for unit in ("", "k", "M", "G", "T"):
+        if n < 1000 or unit == "T":
+            return f"{n:.4g}{unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Time for people: 42 s, 12 min, 3 h 05 min."""
+    if math.isnan(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def scores(values: list[float]) -> str:
+    """Mean and standard deviation of games."""
+    return f"{np.mean(values):,.1f} ± {np.std(values):,.1f}"
+
+
+class Display:
+    """Shows a run: a live panel in a terminal, a line now and then elsewhere. Call it with the run."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._said, self._last_line = "", -math.inf
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, run: Run) -> None:
+        if self._live:
+            self._live.update(self._panel(run))
+        elif (run.doing and run.doing != self._said) or (run.step and time.monotonic() - self._last_line > LINE_EVERY):
+            line = run.doing or "  ".join(f"{name} {value}" for name, value in self._facts(run).items())
+            self.console.print(line, highlight=False, soft_wrap=True)
+            self._last_line = time.monotonic()
+        self._said = run.doing
+
+    def _facts(self, run: Run) -> dict[str, str]:
+        phase, config = run.phases[-1], run.config
+        left = (config.steps - run.step) / phase.steps_per_second
+        evaluated = f" (evaluated {np.mean(run.evaluations[-1][1]):,.1f})" if run.evaluations else ""
+        return {
+            "phase": {"fill": "filling the replay", "images": "images", "embeddings": "embeddings"}[phase.name],
+            "step": f"{run.step:,} of {config.steps:,}",
+            "speed": f"{phase.steps_per_second:.0f} steps/s",
+            "return": ("no game finished yet" if math.isnan(run.last_return) else f"{run.last_return:,.0f}") + evaluated,
+            "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}",
+            "FLOPs": count(run.flops[0]),
+            "left": f"{duration(left)} at this speed",
+        }
+
+    def _panel(self, run: Run) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for name, value in self._facts(run).items():
+            table.add_row(Text(name, style="dim"), value)
+        bar = ProgressBar(total=run.config.steps, completed=run.step, width=60)
+        return Group(
+            Text(f"{run.config.env}, {name_of(run.config.agent)}", style="bold"), bar, table, Text(run.doing, "yellow")
+        )
+
+
+# Rows of the summary whose ratio is the gain: name, number of a phase, its text.
+ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str]]] = [
+    ("steps/s, environment included", lambda phase: phase.steps_per_second, "{:.0f}".format),
+    ("FLOPs (the paper's count)", lambda phase: phase.operations[0], count),
+    ("operations (* and +, acting too)", lambda phase: phase.operations[1], count),
+    ("bytes per stored step", lambda phase: phase.bytes_per_step, "{:,}".format),
+    ("replay capacity, steps", lambda phase: phase.replay_capacity, "{:,}".format),
+]
+
+
+def summary(run: Run, console: Console) -> None:
+    """What the run came to: cost before and after the freeze side by side, scores beside a random player's."""
+    by_name = {phase.name: phase for phase in run.phases}
+    shown = [by_name[name] for name in ("images", "embeddings") if name in by_name]
+    if shown:
+        headings = {"images": "images (before)", "embeddings": "embeddings (after)"}
+        table = Table(title=f"{run.config.env}, {name_of(run.config.agent)}: an agent step", title_justify="left")
+        table.add_column("")
+        for phase in shown:
+            table.add_column(headings[phase.name], justify="right")
+        if len(shown) == 2:
+            table.add_column("gain", justify="right")
+        for name, value, text in ROWS:
+            values = [value(phase) for phase in shown]
+            gain = max(values) / min(values) if len(values) == 2 else 0.0
+            table.add_row(name, *map(text, values), *([f"{gain:.2f}x"] if gain else []))
+        table.add_row("replay in use at the end", *(f"{p.replay_steps:,} steps, {size(p.replay_bytes)}" for p in shown))
+        table.add_row("process memory at the end", *(size(p.process_bytes) for p in shown))
+        console.print(table)
+    if run.frozen:
+        baseline = baseline_flops(run)
+        console.print(
+            f"Frozen at step {run.config.seer.freeze_step:,} in {run.freeze_seconds:.1f} s. FLOPs of the run: "
+            f"{count(run.flops[0])}, without SEER {count(baseline)} ({baseline / run.flops[0]:.2f}x).",
+            highlight=False,
+            soft_wrap=True,
+        )
+    games = Table(title="Score of whole games, mean ± standard deviation", title_justify="left")
+    for column in ("player", "games", "score"):
+        games.add_column(column, justify="left" if column == "player" else "right")
+    games.add_row("random", str(len(run.random_scores)), scores(run.random_scores))
+    for step, values in run.evaluations:
+        games.add_row(f"agent, step {step:,}", str(len(values)), scores(values))
+    console.print(games)
+
+
+def baseline_flops(run: Run) -> int:
+    """The paper's count of the same run had nothing been frozen."""
+    updates = sum(phase.steps for phase in run.phases if phase.name != "fill") // run.config.agent.update_every
+    return updates * run.costs.update(frozen=False)[0]
