@@ -1,5 +1,6 @@
 """Pictures of runs: what they scored, what it cost, what they held."""
 
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,5 +76,6 @@ def curves(runs: Sequence[Path], output: Path) -> None:
             else:
                 axis.set_ylim(bottom=0)
         axes[0, 0].legend(frameon=False, loc="best")
-        figure.suptitle(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {runs[0].name.split('__')[0]}   (dotted: T_f)")
+        names = sorted({tomllib.loads((run / "config.toml").read_text())["env"] for run in runs})
+        figure.suptitle(f"{', '.join(names)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at T_f")
         figure.savefig(output, dpi=130)

@@ -39,7 +39,7 @@ def paper_memory(env: str) -> TrainConfig:
 def quick(env: str) -> TrainConfig:
     """About five minutes on two cores: a game that is learnt within them, frozen early, in a small replay that then grows."""
     return TrainConfig(
-        env or "atari/qbert",
+        env or "atari/assault",
         steps=40_000,
         seer=SeerConfig(freeze_step=8_000),
         replay=ReplayConfig(memory=35_000_000),

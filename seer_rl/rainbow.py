@@ -124,14 +124,10 @@ class Rainbow(nn.Module):
     def losses(self, batch: Batch) -> torch.Tensor:
         """Cross entropy [B] between the projected target distribution and the online one (Bellemare et al., 2017)."""
         rows = torch.arange(len(batch.action), device=batch.action.device)
-        z = self.embed(self.lower, batch.obs)
-        with torch.no_grad():
-            next_z = self.embed(self.lower, batch.next_obs)
-        # Together through the head: its noisy weights are then put together once.
-        logits, next_logits = self.upper(torch.cat([z, next_z])).chunk(2)  # [B, actions, atoms] each
+        logits = self.upper(self.embed(self.lower, batch.obs))  # [B, actions, atoms]
         log_p = logits[rows, batch.action].log_softmax(dim=-1)  # [B, atoms]
         with torch.no_grad():
-            best = self.values(next_logits).argmax(dim=-1)  # double Q: the online network chooses, the target network values
+            best = self.values(self.upper(self.embed(self.lower, batch.next_obs))).argmax(dim=-1)  # double Q: online chooses
             target = self.target_upper(self.embed(self.target_lower, batch.next_obs))[rows, best].softmax(dim=-1)
             projected = project(target, batch.reward, batch.discount, self.support)
         losses: torch.Tensor = -(projected * log_p).sum(dim=-1)

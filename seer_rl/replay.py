@@ -21,7 +21,7 @@ TERMINATED = 2  # the step ended its episode for good: nothing is worth anything
 TRUNCATED = 4  # the step's episode was cut short: its value goes on, so the observation after it is kept
 VALID = 8  # the step can be sampled: its stack and its n-step window are complete
 
-REWRITE_CHUNK = 128  # steps; bounds what a rewrite needs on top of the arena (128 stacks of four 84x84 frames are 3.6 MB)
+REWRITE_CHUNK = 32  # steps; bounds what a rewrite needs on top of the arena (larger ones are no faster)
 
 Rewriter = Callable[[torch.Tensor], torch.Tensor]
 

@@ -212,3 +212,84 @@ def test_replay_is_its_model(
             world.step(terminated=last and end == "terminated", truncated=last and end == "truncated")
         maybe_rewrite()
         check(replay, model, embed)
+
+
+def filled(exponent: float, steps: int = 40, seed: int = 0) -> Replay:
+    replay = Replay((1, 2, 2), (), np.int32, capacity=64, n_step=2, priority_exponent=exponent, seed=seed)
+    replay.start(np.zeros((1, 2, 2), np.uint8))
+    for i in range(steps):
+        replay.add(i, 0.0, False, False, np.full((1, 2, 2), i % 256, np.uint8))
+    return replay
+
+
+def test_priorities_set_frequencies_and_importance_weights() -> None:
+    """P(i) = p_i^alpha / sum p^alpha and w = (N P(i))^-beta / max w (Schaul et al., 2016, eq. 1 and section 3.4)."""
+    replay = filled(exponent=0.5)
+    batch = replay.sample(39 * 200)  # equal priorities at first: stratified, every step exactly equally often
+    assert set(np.bincount(batch.action, minlength=39)) <= {199, 200, 201}
+    first = np.unique(batch.index)
+    error = torch.arange(1, 40, dtype=torch.float64)
+    replay.update_priorities(first, error)
+    p = error.numpy() ** 0.5
+    batch = replay.sample(100_000, beta=0.6)
+    share = np.bincount(batch.action, minlength=39) / 100_000
+    np.testing.assert_allclose(share, p / p.sum(), atol=3e-5)
+    weight = (39 * p / p.sum()) ** -0.6
+    np.testing.assert_allclose(batch.weight, (weight / weight.max())[batch.action], rtol=1e-5)
+    replay.add(39, 0.0, False, False, np.zeros((1, 2, 2), np.uint8))  # a new step has the largest priority so far
+    batch = replay.sample(100_000)
+    assert (batch.action == 39).double().mean().item() == pytest.approx(p.max() / (p.sum() + p.max()), abs=1e-4)
+
+
+def test_priorities_survive_a_rewrite_of_a_wrapped_ring() -> None:
+    replay = filled(exponent=1.0, steps=100)  # 64 records: wrapped
+    index = np.unique(replay.sample(5000).index)
+    actions = replay._steps["action"][index]
+    replay.update_priorities(index, torch.from_numpy(actions % 7 + 1.0))
+    dropped = replay.rewrite(lambda obs: obs.flatten(1).float())
+    batch = replay.sample(200_000)
+    kept = np.sort(actions)[max(0, dropped) :]
+    share = np.bincount(batch.action, minlength=101)[kept] / 200_000
+    expected = kept % 7 + 1.0
+    np.testing.assert_allclose(share, expected / expected.sum(), atol=2e-4)
+
+
+def test_uniform_sampling_is_uniform_and_seeded() -> None:
+    counts = np.bincount(filled(exponent=0).sample(39_000).action, minlength=39)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 80  # chi square with 38 degrees of freedom: p = 0.0001
+    draws = [filled(exponent, seed=seed).sample(50).action for exponent in (0, 1) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[3], draws[4])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_misuse_is_refused_in_a_sentence() -> None:
+    frame = np.zeros((1, 2, 2), np.uint8)
+    with pytest.raises(ValueError, match="either"):
+        Replay((1, 2, 2), (), np.uint8)
+    with pytest.raises(ValueError, match="either"):
+        Replay((1, 2, 2), (), np.uint8, memory=10**6, capacity=10)
+    with pytest.raises(ValueError, match="not a stack"):
+        Replay((5, 2, 2), (), np.uint8, capacity=10, stack=2)
+    with pytest.raises(ValueError, match="need at least 22"):
+        Replay((1, 2, 2), (), np.uint8, capacity=21, n_step=20)
+    with pytest.raises(MemoryError, match="refuses a replay"):
+        Replay((1, 2, 2), (), np.uint8, memory=2**62)
+    replay = Replay((1, 2, 2), (), np.uint8, capacity=10)
+    with pytest.raises(RuntimeError, match=r"call Replay\.start"):
+        replay.add(0, 0.0, False, False, frame)
+    with pytest.raises(RuntimeError, match="empty"):
+        replay.rewrite(lambda obs: obs.float())
+    replay.start(frame)
+    replay.rewrite(lambda obs: obs.float())
+    with pytest.raises(RuntimeError, match="already"):
+        replay.rewrite(lambda obs: obs.float())
+
+
+def test_continuous_actions_come_back_as_they_went_in() -> None:
+    replay = Replay((1, 2, 2), (3,), np.float32, capacity=10)
+    replay.start(np.zeros((1, 2, 2), np.uint8))
+    replay.add(np.array([0.25, -1, 0.5], np.float32), 1.0, False, False, np.zeros((1, 2, 2), np.uint8))
+    batch = replay.sample(2)
+    assert batch.action.dtype == torch.float32
+    assert torch.equal(batch.action[0], torch.tensor([0.25, -1, 0.5]))

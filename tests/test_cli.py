@@ -1,0 +1,140 @@
+"""The command line as a user meets it: what it prints, what it refuses, what it leaves."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from seer_rl.__main__ import main
+
+SETTINGS = "--steps 300 --seer.freeze-step 200 --agent.learning-starts 100 --eval.episodes 1 --threads 1 --run-dir run"
+TINY = f"train atari/qbert {SETTINGS}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a finished run in `run`."""
+    path = tmp_path_factory.mktemp("cli")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert main(TINY.split()) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train", "ENV"),
+        ("train atari/sequest", "did you mean seaquest"),
+        ("train alien", "write atari/GAME"),
+        ("train atari/alien --replay.memory 100KB", "at least 25"),
+        ("train atari/alien --replay.memory 300KB", "too few for batches of 32"),
+        ("train atari/alien --agent dqn --replay.memory 400KB --seer.freeze-step 9", "31 steps of embeddings"),
+        ("train atari/alien --replay.memory lots", "'lots' is not a size"),
+        ("train atari/alien --replay.memory 1MB --replay.capacity 10", "not both"),
+        ("train atari/alien --steps 1000 --seer.freeze-step 1000", "beyond the run"),
+        ("train atari/alien --seer.freeze-step -1", "at least 0"),
+        ("train atari/alien --seer.freeze-step 10 --seer.layers 3", "layers 1 to 2"),
+        ("train atari/alien --seer.layers 1", "needs --seer.freeze-step"),
+        ("train atari/alien --steps ten", "--steps"),
+        ("train atari/alien --steps 0", "at least 1"),
+        ("train atari/alien --seed -1", "at least 0"),
+        ("train atari/alien --agent.learning-rate -1", "at least 0"),
+        ("train atari/alien --agent.learning-rate nan", "at least 0"),
+        ("train atari/alien --agent.batch-size 0", "at least 1"),
+        ("train atari/alien --agent.discount 1.5", "at most 1"),
+        ("train atari/alien --agent ppo", "choose rainbow or dqn"),
+        ("train atari/alien --preset papr", "there is no preset"),
+        ("train atari/alien --frobnicate 3", "--frobnicate"),
+        ("train atari/alien --run-dir .", "exists already"),
+        ("eval nowhere", "is no run"),
+        ("eval", "PATH"),
+        ("play nowhere --video x.mp4", "is no run"),
+        ("play nowhere --video x.gif", "must end in .mp4"),
+        ("plot", "at least one"),
+        ("plot nowhere", "not a readable list of metrics"),
+        ("frobnicate", "there is no command"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_writes_nothing(
+    arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert words in err
+    assert err.startswith("seer: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_tells_what_it_gained(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    assert {p.name for p in (finished / "run").iterdir() if not p.name.startswith("events")} == {
+        "agent.safetensors", "config.toml", "curves.png", "metrics.csv",
+    }  # fmt: skip
+    assert main(["eval", "run", "--episodes", "2"]) == 0
+    first = capsys.readouterr().out
+    assert "over 2 games" in first
+    assert main(["eval", "run", "--episodes", "2"]) == 0
+    assert capsys.readouterr().out == first  # seeded
+    assert main(["plot", "run", "--output", "both.png"]) == 0
+    assert (finished / "both.png").exists()
+    assert main(["play", "run", "--video", "film.mp4"]) == 0
+    assert (finished / "film.mp4").stat().st_size > 10_000
+    assert main(TINY.split()) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "seer train ENV" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    for word in ("--seer.freeze-step", "--replay.memory", "--agent.learning-rate", "--preset paper"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "agent.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR."), "damaged"),
+        (lambda run: (run / "agent.safetensors").write_bytes((run / "agent.safetensors").read_bytes()[:-100]), "damaged"),
+        (lambda run: (run / "agent.safetensors").unlink(), "holds no agent yet"),
+        (lambda run: (run / "config.toml").write_text("nonsense"), "cannot be read"),
+        (lambda run: other_agent(run), "holds a dqn agent for atari/pong"),
+        (
+            lambda run: (run / "config.toml").write_text((run / "config.toml").read_text().replace("qbert", "alien")),
+            "holds a rainbow",
+        ),
+    ],
+    ids=["code", "cut", "missing", "config", "other agent", "other game"],
+)
+def test_damaged_and_foreign_runs_are_refused(
+    damage: object,
+    words: str,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "run", tmp_path / "run")
+    damage(tmp_path / "run")  # type: ignore[operator]
+    assert main(["eval", "run"]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "hacked").exists()
+
+
+def other_agent(run: Path) -> None:
+    import torch
+
+    data = safetensors.torch.save({"x": torch.zeros(1)}, {"agent": "dqn", "env": "atari/pong"})
+    (run / "agent.safetensors").write_bytes(data)

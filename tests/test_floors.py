@@ -1,0 +1,58 @@
+"""The house's rule: a file imports only from floors below its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import seer_rl
+
+PACKAGE = Path(seer_rl.__file__).parent
+FLOORS = [
+    {"networks", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari"},
+    {"seer", "dqn", "rainbow"},
+    {"config", "checkpoint", "presets", "train"},
+    {"console", "__main__"},
+]
+NEIGHBOURS = {  # rooms on one floor that may know each other
+    ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"),
+    ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("__main__", "console"),
+}  # fmt: skip
+
+
+def modules() -> dict[str, Path]:
+    paths = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in paths.items() if name != "__init__"}
+
+
+def imported(path: Path) -> set[str]:
+    """The package's own modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "seer_rl":
+            found |= {alias.name for alias in node.names} - {"__version__"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seer_rl."):
+            module = (node.module or "").removeprefix("seer_rl.")
+            found |= {f"{module}.{a.name}" if (PACKAGE / module / f"{a.name}.py").exists() else module for a in node.names}
+    return found
+
+
+def floor(name: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_only_from_below(name: str) -> None:
+    for other in imported(modules()[name]):
+        assert floor(other) < floor(name) or (name, other) in NEIGHBOURS, f"{name} imports {other}"
+
+
+def test_words_that_files_must_not_know() -> None:
+    text = {
+        name: path.read_text().lower().replace("seer_rl", "").replace("dataclass(frozen=true)", "")
+        for name, path in modules().items()
+    }
+    assert "encoder" not in text["replay"]
+    for agent in ("rainbow", "dqn"):
+        assert "seer" not in text[agent]
+        assert "frozen" not in text[agent]

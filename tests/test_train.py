@@ -1,0 +1,148 @@
+"""Whole short runs on a real game."""
+
+import csv
+import dataclasses
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from seer_rl import checkpoint, plots
+from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, parse_size, to_toml
+from seer_rl.dqn import DQNConfig
+from seer_rl.logger import read
+from seer_rl.presets import PRESETS
+from seer_rl.rainbow import RainbowConfig
+from seer_rl.train import Run, every_step, make_agent
+
+SHORT = TrainConfig(
+    "atari/qbert",
+    steps=400,
+    seed=3,
+    threads=1,
+    seer=SeerConfig(freeze_step=250),
+    replay=ReplayConfig(memory=2_000_000),
+    eval=EvalConfig(every=200, episodes=1),
+    agent=RainbowConfig(learning_starts=100),
+)
+
+
+def trained(config: TrainConfig, run_dir: Path) -> Run:
+    run = Run(dataclasses.replace(config, run_dir=run_dir))
+    run.train()
+    return run
+
+
+def rows(run: Run) -> list[list[str]]:
+    """Metrics but for those of the clock and of the process."""
+    with (run.run_dir / "metrics.csv").open() as file:
+        clocked = {"charts/SPS", "charts/process_bytes", "seer/freeze_seconds"}
+        return [row for row in csv.reader(file) if row[1] not in clocked]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(SHORT, tmp_path_factory.mktemp("runs") / "short")
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(short: Run, tmp_path: Path) -> None:
+    again = trained(SHORT, tmp_path / "again")
+    assert rows(short) == rows(again)
+    assert all(torch.equal(a, b) for a, b in zip(short.agent.parameters(), again.agent.parameters(), strict=True))
+    assert bytes(short.replay._arena[: short.replay.nbytes]) == bytes(again.replay._arena[: again.replay.nbytes])
+    other = trained(dataclasses.replace(SHORT, seed=4), tmp_path / "other")
+    assert rows(short) != rows(other)
+
+
+def test_evaluation_does_not_disturb_training(short: Run, tmp_path: Path) -> None:
+    rarely = trained(dataclasses.replace(SHORT, eval=EvalConfig(every=400, episodes=2)), tmp_path / "rarely")
+    assert all(torch.equal(a, b) for a, b in zip(short.agent.parameters(), rarely.agent.parameters(), strict=True))
+
+
+def test_a_run_passes_its_phases_and_counts_what_it_does(short: Run) -> None:
+    assert [(p.name, p.steps) for p in short.phases] == [("fill", 99), ("images", 151), ("embeddings", 150)]
+    images, embeddings = short.phases[1:]
+    assert (images.bytes_per_step, embeddings.bytes_per_step) == (7064, 2312)
+    assert (images.replay_capacity, embeddings.replay_capacity) == (283, every_step(SHORT, short.env))
+    costs = short.costs
+    for convention in (0, 1):
+        expected = 151 * costs.update(False)[convention] + 150 * costs.update(True)[convention]
+        expected += 250 * costs.act(False)[convention] + 150 * costs.act(True)[convention]
+        assert short.flops[convention] == expected + costs.freeze(short.phases[1].replay_steps)[convention]
+
+
+def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_path: Path) -> None:
+    config = checkpoint.load_config(short.run_dir)
+    assert config == short.config
+    metrics = read(short.run_dir)
+    assert metrics["seer/freeze_step"] == [(250, 250.0)]
+    assert [step for step, _ in metrics["eval/return"]] == [200, 400]
+    assert {"eval/random_return", "charts/SPS", "replay/bytes", "losses/loss", "compute/flops"} <= metrics.keys()
+    assert metrics["compute/flops"][-1] == (400, short.flops[0])
+    assert list(short.run_dir.glob("events.out.tfevents*"))
+    agent = make_agent(config, short.env, seed=99)
+    checkpoint.load_agent(short.run_dir, agent, config)
+    assert all(torch.equal(a, b) for a, b in zip(agent.parameters(), short.agent.parameters(), strict=True))
+    plots.curves([short.run_dir, short.run_dir], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seer": SeerConfig(freeze_step=0)},
+        {"seer": SeerConfig(freeze_step=50)},
+        {"seer": SeerConfig()},
+        {"seer": SeerConfig(freeze_step=250, layers=1)},
+        {"replay": ReplayConfig(capacity=150, priority_exponent=0.5)},
+        {"replay": ReplayConfig()},
+        {"agent": DQNConfig(learning_starts=100)},
+    ],
+    ids=["frozen from the start", "frozen before learning", "baseline", "first layer", "prioritized", "unlimited", "dqn"],
+)
+def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path) -> None:
+    config = dataclasses.replace(SHORT, **changes)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="an embedding takes more memory")
+        run = trained(config, tmp_path / "run")
+    assert run.step == 400
+    assert run.frozen == (config.seer.freeze_step is not None)
+    assert run.phases[-1].name == ("embeddings" if run.frozen else "images")
+    if config.replay == ReplayConfig():
+        assert (
+            run.replay.size == 401 if not run.replay._steps["flags"][400] & 2 else 400
+        )  # every step, and the newest observation
+
+
+def test_settings_survive_their_file() -> None:
+    for config in (
+        SHORT,
+        TrainConfig("atari/pong", agent=DQNConfig()),
+        *(preset("atari/alien") for preset in PRESETS.values()),
+    ):
+        assert from_toml(to_toml(config)) == config
+    for text in ("", "x = 1", "= 3", '[agent]\nname = "ppo"', 'env = "a"\n[agent]\nname = "dqn"\nfoo = 1'):
+        with pytest.raises(ValueError, match="not the settings of a run"):
+            from_toml(text)
+
+
+def test_presets_are_the_papers() -> None:
+    for game, compute, memory in (
+        ("bank_heist", 50_000, 50_000),
+        ("Alien", 50_000, 100_000),
+        ("private_eye", 100_000, 150_000),
+    ):
+        assert PRESETS["paper"](f"atari/{game}").seer.freeze_step == compute
+        assert PRESETS["paper-memory"](f"atari/{game}").seer.freeze_step == memory
+    config = PRESETS["paper-memory"]("atari/alien")
+    assert (config.steps, config.replay.memory) == (500_000, 70_560_000)
+    assert config.agent == RainbowConfig()
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    for text, size in (("70MB", 70_000_000), ("0.07 GB", 70_000_000), ("64MiB", 2**26), ("512k", 512_000), ("7056", 7056)):
+        assert parse_size(text) == size
+    for text in ("", "MB", "-5MB", "1e6", "70 apples", "5i"):
+        with pytest.raises(ValueError, match="is not a size"):
+            parse_size(text)
