@@ -55,9 +55,13 @@ def curves(runs: Sequence[Path], output: Path) -> None:
                 label += f" ({len(members)} runs)" if len(members) > 1 else ""
                 lines = []
                 for metrics in members:
-                    steps = [step for step, _ in metrics.get(name, [])]
+                    points = metrics.get(name, [])
+                    if name == "charts/SPS":  # how fast the replay fills before training is another question
+                        trained = {step for step, _ in metrics.get("losses/loss", [])}
+                        points = [(step, value) for step, value in points if step in trained]
+                    steps = [step for step, _ in points]
                     x = _interpolated([(0, 0.0), *metrics["compute/flops"]], steps) if by_flops else [float(s) for s in steps]
-                    y = [scale * value for _, value in metrics.get(name, [])]
+                    y = [scale * value for _, value in points]
                     lines.append((steps, x, y))
                     alone = len(members) == 1
                     style = {"lw": 1.8, "label": label} if alone else {"lw": 0.8, "alpha": 0.5}
