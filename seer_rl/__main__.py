@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import io
 import itertools
 import sys
@@ -119,28 +120,26 @@ def parse(arguments: list[str]) -> TrainConfig:
 def train_(arguments: list[str]) -> None:
     config = parse(arguments)
     console = Console()
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     with mistakes():
         run = train.Run(config)
-    console.print(
-        f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {torch.get_num_threads()} threads", highlight=False
-    )
+    threads = torch.get_num_threads()
+    say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}")
     with warnings.catch_warnings(), Display(console) as display:
-        warnings.showwarning = lambda message, *_, **__: console.print(f"note: {message}", highlight=False, soft_wrap=True)
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
         try:
             run.train(display)
         except KeyboardInterrupt:
-            if run.evaluations:
-                console.print(f"stopped at step {run.step:,}: the agent of step {run.evaluations[-1][0]:,} is in {run.run_dir}")
+            if run.step:
+                say(f"stopped at step {run.step:,}: its agent is in {run.run_dir}")
             raise
     summary(run, console)
     try:
         plots.curves([run.run_dir], run.run_dir / "curves.png")
-        console.print(f"curves: {run.run_dir / 'curves.png'}", highlight=False, soft_wrap=True)
+        say(f"curves: {run.run_dir / 'curves.png'}")
     except ImportError as error:
-        console.print(f"note: {error}", highlight=False, soft_wrap=True)
-    console.print(
-        f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4", highlight=False, soft_wrap=True
-    )
+        say(f"note: {error}")
+    say(f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4")
 
 
 def load(run_dir: Path, render_mode: str | None = None) -> tuple[TrainConfig, train.Agent, Any]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -90,14 +90,15 @@ class Display:
             "left": f"{duration(left)} at this speed",
         }
 
-    def _panel(self, run: Run) -> Group:
+    def _panel(self, run: Run) -> Table:
+        title = Text(f"{run.config.env}, {name_of(run.config.agent)}", style="bold")
         table = Table.grid(padding=(0, 2))
+        table.add_row("", title)
+        table.add_row("", ProgressBar(total=run.config.steps, completed=run.step, width=60))
         for name, value in self._facts(run).items():
             table.add_row(Text(name, style="dim"), value)
-        bar = ProgressBar(total=run.config.steps, completed=run.step, width=60)
-        return Group(
-            Text(f"{run.config.env}, {name_of(run.config.agent)}", style="bold"), bar, table, Text(run.doing, "yellow")
-        )
+        table.add_row("", Text(run.doing, "yellow"))
+        return table
 
 
 # Rows of the summary whose ratio is the gain: name, number of a phase, its text.
@@ -127,7 +128,7 @@ def summary(run: Run, console: Console) -> None:
             gain = max(values) / min(values) if len(values) == 2 else 0.0
             table.add_row(name, *map(text, values), *([f"{gain:.2f}x"] if gain else []))
         table.add_row("replay in use at the end", *(f"{p.replay_steps:,} steps, {size(p.replay_bytes)}" for p in shown))
-        table.add_row("process memory at the end", *(size(p.process_bytes) for p in shown))
+        table.add_row("most process memory seen", *(size(p.process_bytes) for p in shown))
         console.print(table)
     if run.frozen:
         baseline = baseline_flops(run)
@@ -137,7 +138,7 @@ def summary(run: Run, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    games = Table(title="Score of whole games, mean ± standard deviation", title_justify="left")
+    games = Table(title="Scores of whole games: mean ± standard deviation", title_justify="left", min_width=52)
     for column in ("player", "games", "score"):
         games.add_column(column, justify="left" if column == "player" else "right")
     games.add_row("random", str(len(run.random_scores)), scores(run.random_scores))

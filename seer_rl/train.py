@@ -41,7 +41,7 @@ class Phase:
     replay_capacity: int = 0
     replay_bytes: int = 0
     bytes_per_step: int = 0
-    process_bytes: int = 0
+    process_bytes: int = 0  # most of the process's memory seen so far
 
     @property
     def steps_per_second(self) -> float:
@@ -96,35 +96,43 @@ class Run:
             logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
             self._say("", show)
 
-            self.replay.start(self.env.reset(seed=self.env_seed)[0])
-            metrics: dict[str, torch.Tensor] = {}
-            while self.step < config.steps:
-                if self.step == config.seer.freeze_step:
-                    self._say("freezing: images become embeddings", show)
-                    self._freeze(logger)
-                    self._say("", show)
-                self.step += 1
+            try:
+                self._loop(logger, show)
+            except KeyboardInterrupt:
+                checkpoint.save_agent(self.run_dir, self.agent, config)
+                raise
 
-                started = time.perf_counter()
-                self._act(logger)
-                due = self.step >= config.agent.learning_starts and self.step % config.agent.update_every == 0
-                if due and len(self.replay) >= config.agent.batch_size:
-                    if self.phases[-1].name == "fill":
-                        self.phases.append(self._phase("embeddings" if self.frozen else "images"))
-                    metrics = self._update()
-                self.phases[-1].seconds += time.perf_counter() - started
-                self.phases[-1].steps += 1
+    def _loop(self, logger: Logger, show: "Callable[[Run], None]") -> None:
+        config = self.config
+        self.replay.start(self.env.reset(seed=self.env_seed)[0])
+        metrics: dict[str, torch.Tensor] = {}
+        while self.step < config.steps:
+            if self.step == config.seer.freeze_step:
+                self._say("freezing: images become embeddings", show)
+                self._freeze(logger)
+                self._say("", show)
+            self.step += 1
 
-                last = self.step == config.steps
-                if self.step % SHOW_EVERY == 0 or last:
-                    self._measure()
-                    show(self)
-                if self.step % LOG_EVERY == 0 or last:
-                    self._log(logger, metrics)
-                if self.step % config.eval.every == 0 or last:
-                    self._say("evaluating", show)
-                    self._evaluate(logger)
-                    self._say("", show)
+            started = time.perf_counter()
+            self._act(logger)
+            due = self.step >= config.agent.learning_starts and self.step % config.agent.update_every == 0
+            if due and len(self.replay) >= config.agent.batch_size:
+                if self.phases[-1].name == "fill":
+                    self.phases.append(self._phase("embeddings" if self.frozen else "images"))
+                metrics = self._update()
+            self.phases[-1].seconds += time.perf_counter() - started
+            self.phases[-1].steps += 1
+
+            last = self.step == config.steps
+            if self.step % SHOW_EVERY == 0 or last:
+                self._measure()
+                show(self)
+            if self.step % LOG_EVERY == 0 or last:
+                self._log(logger, metrics)
+            if self.step % config.eval.every == 0 or last:
+                self._say("evaluating", show)
+                self._evaluate(logger)
+                self._say("", show)
 
     def _act(self, logger: Logger) -> None:
         action = self.agent.act(self.replay.observation.to(self.device))
@@ -185,7 +193,7 @@ class Run:
         phase, replay = self.phases[-1], self.replay
         phase.replay_steps, phase.replay_capacity, phase.replay_bytes = replay.size, replay.capacity, replay.nbytes
         phase.bytes_per_step = replay.bytes_per_step
-        phase.process_bytes = psutil.Process().memory_info().rss
+        phase.process_bytes = max(phase.process_bytes, psutil.Process().memory_info().rss)
 
     def _count(self, operations: tuple[int, int]) -> None:
         self.flops = (self.flops[0] + operations[0], self.flops[1] + operations[1])
