@@ -53,6 +53,7 @@ class Run:
 
     def __init__(self, config: TrainConfig) -> None:
         check(config)
+        tune_cpu()
         self.config = config
         self.run_dir = config.run_dir or default_run_dir(config)
         if self.run_dir.exists():
@@ -87,7 +88,6 @@ class Run:
     def train(self, show: "Callable[[Run], None]" = lambda _: None) -> None:
         """Train to the end, writing metrics and agent to the run directory; `show` is called often."""
         config = self.config
-        keep_pages()
         self.run_dir.mkdir(parents=True)
         checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
         with Logger(self.run_dir) as logger, contextlib.closing(self.env), contextlib.closing(self.eval_env):
@@ -299,8 +299,14 @@ def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int) -> list[floa
     return play(env, lambda _: int(env.action_space.sample()), episodes, seed)
 
 
-def keep_pages() -> None:
-    """Have glibc keep freed memory for the next update: fetching fresh pages for each tensor costs as much as a convolution."""
+def tune_cpu() -> None:
+    """Two settings of the process that a small update depends on. To be called before PyTorch starts its threads.
+
+    Adam's moments of weights that no longer get gradients (inputs that are always zero) decay into denormal numbers, with which
+    processors are slow: they are flushed to zero. And glibc keeps freed memory for the next update, instead of giving it back
+    and fetching fresh pages for every tensor.
+    """
+    torch.set_flush_denormal(True)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)

@@ -166,12 +166,12 @@ import numpy as np, torch
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay import Replay
 from seer_rl.seer import freeze
-from seer_rl.train import keep_pages
+from seer_rl.train import tune_cpu
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000
 
-keep_pages()
+tune_cpu()
 torch.set_num_threads(1)
 agent = Rainbow(RainbowConfig(), (4, 84, 84), 18)
 replay = Replay((4, 84, 84), (), np.uint8, capacity=50_000, stack=4, n_step=20, priority_exponent=float(sys.argv[1]))
