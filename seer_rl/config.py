@@ -83,8 +83,9 @@ class TrainConfig:
     """Of everything random. The same seed on the same CPU with the same settings gives the same run, bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are; auto takes a GPU if there is one."""
-    threads: int | None = None
-    """CPU threads of the networks. None: PyTorch's choice."""
+    threads: int = 1
+    """CPU threads of the networks. After the freeze a second one gains little, and a run's numbers depend on how many there
+    are: better run several seeds side by side."""
     run_dir: Path | None = None
     """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
     seer: SeerConfig = field(default_factory=SeerConfig)

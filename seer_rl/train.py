@@ -58,8 +58,7 @@ class Run:
         self.run_dir = config.run_dir or default_run_dir(config)
         if self.run_dir.exists():
             raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it")
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)  # initial weights; everything later has a generator of its own
         self.env_seed, self.eval_seed, self.replay_seed, agent_seed = (
             int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1

@@ -8,7 +8,7 @@ import safetensors.torch
 
 from seer_rl.__main__ import main
 
-SETTINGS = "--steps 300 --seer.freeze-step 200 --agent.learning-starts 100 --eval.episodes 1 --threads 1 --run-dir run"
+SETTINGS = "--steps 300 --seer.freeze-step 200 --agent.learning-starts 100 --eval.episodes 1 --run-dir run"
 TINY = f"train atari/qbert {SETTINGS}"
 
 

@@ -20,7 +20,6 @@ SHORT = TrainConfig(
     "atari/qbert",
     steps=400,
     seed=3,
-    threads=1,
     seer=SeerConfig(freeze_step=250),
     replay=ReplayConfig(memory=2_000_000),
     eval=EvalConfig(every=200, episodes=1),
