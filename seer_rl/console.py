@@ -101,13 +101,13 @@ class Display:
         return table
 
 
-# Rows of the summary whose ratio is the gain: name, number of a phase, its text.
-ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str]]] = [
-    ("steps/s, environment included", lambda phase: phase.steps_per_second, "{:.0f}".format),
-    ("FLOPs (the paper's count)", lambda phase: phase.operations[0], count),
-    ("operations (* and +, acting too)", lambda phase: phase.operations[1], count),
-    ("bytes per stored step", lambda phase: phase.bytes_per_step, "{:,}".format),
-    ("replay capacity, steps", lambda phase: phase.replay_capacity, "{:,}".format),
+# Rows of the summary whose ratio is the gain: name, number of a phase, its text, whether more of it is better.
+ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str], bool]] = [
+    ("steps/s with environment", lambda phase: phase.steps_per_second, "{:.0f}".format, True),
+    ("FLOPs, the paper's count", lambda phase: phase.operations[0], count, False),
+    ("operations, true count", lambda phase: phase.operations[1], count, False),
+    ("bytes per stored step", lambda phase: phase.bytes_per_step, "{:,}".format, False),
+    ("replay capacity, steps", lambda phase: phase.replay_capacity, "{:,}".format, True),
 ]
 
 
@@ -123,12 +123,12 @@ def summary(run: Run, console: Console) -> None:
             table.add_column(headings[phase.name], justify="right")
         if len(shown) == 2:
             table.add_column("gain", justify="right")
-        for name, value, text in ROWS:
+        for name, value, text, more_is_better in ROWS:
             values = [value(phase) for phase in shown]
-            gain = max(values) / min(values) if len(values) == 2 else 0.0
-            table.add_row(name, *map(text, values), *([f"{gain:.2f}x"] if gain else []))
-        table.add_row("replay in use at the end", *(f"{p.replay_steps:,} steps, {size(p.replay_bytes)}" for p in shown))
-        table.add_row("most process memory seen", *(size(p.process_bytes) for p in shown))
+            gain = [values[1] / values[0] if more_is_better else values[0] / values[1]] if len(values) == 2 else []
+            table.add_row(name, *map(text, values), *map("{:.2f}x".format, gain))
+        table.add_row("replay at the end", *(f"{p.replay_steps:,} steps, {size(p.replay_bytes)}" for p in shown))
+        table.add_row("process memory, peak", *(size(p.process_bytes) for p in shown))
         console.print(table)
     if run.frozen:
         baseline = baseline_flops(run)

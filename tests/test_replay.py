@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -163,6 +164,7 @@ episodes = st.lists(
     length=st.integers(1, 40),  # of an embedding: 4 to 160 bytes instead of 9 to 27
     limit=st.one_of(st.none(), st.integers(11, 90)),
     exponent=st.sampled_from([0.0, 0.7]),
+    chunk=st.integers(3, 20),
 )
 def test_replay_is_its_model(
     episodes: list[tuple[int, str]],
@@ -173,6 +175,7 @@ def test_replay_is_its_model(
     length: int,
     limit: int | None,
     exponent: float,
+    chunk: int,
 ) -> None:
     channels, size = 3, 3
     replay = Replay((stack * channels, size, size), (), np.int32, capacity=capacity, stack=stack, n_step=n_step,
@@ -199,7 +202,8 @@ def test_replay_is_its_model(
         before = model.forgotten
         model.capacity = fits
         model.forgotten = max(broken, len(model.records) - fits)
-        assert replay.rewrite(transform, limit) == model.forgotten - before
+        with patch("seer_rl.replay.REWRITE_CHUNK", chunk):  # many chunks even here
+            assert replay.rewrite(transform, limit) == model.forgotten - before
         assert replay.capacity == fits
         model.whole = True
         embed = transform
