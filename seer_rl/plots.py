@@ -81,5 +81,5 @@ def curves(runs: Sequence[Path], output: Path) -> None:
                 axis.set_ylim(bottom=0)
         axes[0, 0].legend(frameon=False, loc="best")
         names = sorted({tomllib.loads((run / "config.toml").read_text())["env"] for run in runs})
-        figure.suptitle(f"{', '.join(names)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at T_f")
+        figure.suptitle(f"{', '.join(names)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$")
         figure.savefig(output, dpi=130)

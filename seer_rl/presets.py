@@ -1,5 +1,6 @@
 """The paper's settings, as functions of the environment, and a short run to start with."""
 
+import re
 from collections.abc import Callable
 
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
@@ -21,7 +22,7 @@ ATARI_MEMORY = 10_000 * 84 * 84  # bytes; "0.07 GB": 10,000 frames
 
 
 def _atari_freeze_step(env: str, limited: bool) -> int:
-    game = env.removeprefix("atari/").replace("_", "").lower()
+    game = re.sub(r"[^a-z0-9]", "", env.removeprefix("atari/").lower())
     return ATARI_FREEZE_STEPS.get(game, (100_000, 150_000))[limited]  # elsewhere the latest of the published times
 
 
