@@ -18,10 +18,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import __version__, checkpoint, envs, plots, train
+from seer_rl import __version__, checkpoint, plots, train
 from seer_rl.config import AGENTS, TrainConfig
 from seer_rl.console import Display, scores, summary
-from seer_rl.presets import PRESETS
+from seer_rl.presets import PRESETS, configure
 
 USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored embeddings
 
@@ -102,10 +102,6 @@ def parse(arguments: list[str]) -> TrainConfig:
         if name is not None and name not in known:
             raise Mistake(f"there is no {kind} {name!r}: choose {' or '.join(known)}")
 
-    def start(env: str) -> TrainConfig:
-        config = PRESETS[names.preset](env) if names.preset else TrainConfig(env)
-        return replace(config, agent=AGENTS[names.agent]()) if names.agent else config
-
     def apply(config: TrainConfig) -> TrainConfig:
         default = replace(config, env=config.env or tyro.MISSING)
         chosen: TrainConfig = read(
@@ -113,8 +109,11 @@ def parse(arguments: list[str]) -> TrainConfig:
         )
         return chosen
 
-    env = apply(start("")).env
-    return apply(start(env))  # a preset may depend on the environment
+    # The defaults depend on the environment, which only tyro can tell from the settings' values.
+    env = apply(configure("", names.agent, names.preset)).env
+    with mistakes():
+        config = configure(env, names.agent, names.preset)
+    return apply(config)
 
 
 def train_(arguments: list[str]) -> None:
@@ -146,7 +145,7 @@ def load(run_dir: Path, render_mode: str | None = None) -> tuple[TrainConfig, tr
     """Settings, agent and evaluation environment of a finished or running run."""
     with mistakes():
         config = checkpoint.load_config(run_dir)
-        env = envs.make(config.env, training=False, render_mode=render_mode)
+        env = train.make_env(config, training=False, render_mode=render_mode)
         agent = train.make_agent(config, env, seed=0)
         checkpoint.load_agent(run_dir, agent, config)
     return config, agent, env

@@ -9,11 +9,22 @@ from typing import Annotated, Any, Literal
 import tomli_w
 import tyro
 
+from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
+from seer_rl.drqv2 import DrQv2Config
+from seer_rl.envs import EnvConfig
 from seer_rl.rainbow import RainbowConfig
+from seer_rl.sac import RADConfig, SACConfig
 
-AgentConfig = RainbowConfig | DQNConfig
-AGENTS: dict[str, type[RainbowConfig] | type[DQNConfig]] = {"rainbow": RainbowConfig, "dqn": DQNConfig}
+AgentConfig = RainbowConfig | DQNConfig | SACConfig | RADConfig | CURLConfig | DrQv2Config
+AGENTS: dict[str, type[AgentConfig]] = {
+    "rainbow": RainbowConfig,
+    "dqn": DQNConfig,
+    "sac": SACConfig,
+    "rad": RADConfig,
+    "curl": CURLConfig,
+    "drqv2": DrQv2Config,
+}
 
 
 def parse_size(text: str) -> int:
@@ -58,7 +69,11 @@ class SeerConfig:
     freeze_step: int | None = None
     """T_f, in agent steps. None: never, which is the baseline."""
     layers: int | None = None
-    """Freeze convolutions up to this one and store what it gives. None: up to the last."""
+    """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
+    copies: int = 4
+    """Embeddings stored per observation (the paper's K), each of another crop or shift. Without augmentation: one."""
+    batch_size: int | None = None
+    """Transitions per update after the freeze. None: as before it."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +91,9 @@ class TrainConfig:
     """Settings of a training run."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment: atari/alien, atari/bank_heist, ..."""
+    """Environment: atari/alien, atari/bank_heist, dmc/cartpole-swingup, dmc/walker-walk, ..."""
     steps: int = 100_000
-    """Agent steps (on Atari, 4 frames each)."""
+    """Agent steps (on Atari 4 frames each, on DeepMind Control --env.action-repeat control steps)."""
     seed: int = 0
     """Of everything random. The same seed on the same CPU with the same settings gives the same run, bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -86,8 +101,11 @@ class TrainConfig:
     threads: int = 1
     """CPU threads of the networks. After the freeze a second one gains little, and a run's numbers depend on how many there
     are: better run several seeds side by side."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoder's products; bfloat16 is two to three times faster on processors and GPUs that know it."""
     run_dir: Path | None = None
     """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
+    environment: Annotated[EnvConfig, tyro.conf.arg(name="env")] = field(default_factory=EnvConfig)
     seer: SeerConfig = field(default_factory=SeerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -108,6 +126,10 @@ def check(config: TrainConfig) -> None:
         "replay.priority-exponent": (config.replay.priority_exponent, 0),
         "replay.priority-beta": (config.replay.priority_beta, 0),
         "seer.freeze-step": (freeze_step, 0),
+        "seer.copies": (config.seer.copies, 1),
+        "seer.batch-size": (config.seer.batch_size, 1),
+        "env.action-repeat": (config.environment.action_repeat, 1),
+        "env.size": (config.environment.size, 1),
     }
     for setting in fields(agent):
         value = getattr(agent, setting.name)
@@ -125,11 +147,13 @@ def check(config: TrainConfig) -> None:
         raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
     if config.seer.layers is not None and freeze_step is None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
+    if config.seer.batch_size is not None and freeze_step is None:
+        raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
 
 
 def name_of(agent: AgentConfig) -> str:
     """The command line's name of the agent with these settings."""
-    return next(name for name, kind in AGENTS.items() if isinstance(agent, kind))
+    return next(name for name, kind in AGENTS.items() if type(agent) is kind)
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -149,7 +173,7 @@ def from_toml(text: str) -> TrainConfig:
     try:
         settings = tomllib.loads(text)
         agent = dict(settings.pop("agent"))
-        sections = {"replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig}
+        sections = {"environment": EnvConfig, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig}
         built: dict[str, Any] = {name: kind(**settings.pop(name, {})) for name, kind in sections.items()}
         built["agent"] = AGENTS[agent.pop("name")](**agent)
         if "run_dir" in settings:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from seer_rl.flops import Part, layers
 from seer_rl.networks import EncoderName, encoder, output_shape
 from seer_rl.replay import Batch
 
@@ -49,16 +50,14 @@ class DQN(nn.Module):
     """The agent: an encoder (`lower`) under a head (`upper`), a target copy of both, and one update."""
 
     name: ClassVar[str] = "dqn"
-    forwards: ClassVar[int] = 2  # per update: online on obs, target on next_obs
-    backwards: ClassVar[int] = 1
 
     def __init__(
-        self, config: DQNConfig, obs_shape: tuple[int, ...], actions: int, layers: int | None = None, seed: int = 0
+        self, config: DQNConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, H, W) of uint8 images. layers: convolutions in `lower` (default: all); the rest are in `upper`."""
+        """obs_shape: (C, H, W) of uint8 images. seam: convolutions in `lower` (default: all); the rest are in `upper`."""
         super().__init__()
-        self.config, self.actions = config, actions
-        self.lower, rest = encoder(config.encoder, obs_shape, layers)
+        self.config, self.obs_shape, self.actions = config, obs_shape, actions
+        self.lower, rest = encoder(config.encoder, obs_shape, seam)
         features = output_shape(nn.Sequential(self.lower, rest), obs_shape, torch.uint8)[0]
         fc1, fc2 = nn.Linear(features, config.hidden), nn.Linear(config.hidden, actions)
         self.upper = nn.Sequential(OrderedDict([*rest.named_children(), ("fc1", fc1), ("relu", nn.ReLU()), ("fc2", fc2)]))
@@ -69,6 +68,12 @@ class DQN(nn.Module):
         self.optimizer = torch.optim.Adam(trained, config.learning_rate, eps=config.adam_eps, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.acts = self.updates = 0
+
+    def parts(self, images: bool) -> list[Part]:
+        """What an update and an act compute: online on obs, target on next_obs, and the gradients on obs."""
+        above = Part(layers(self.upper, output_shape(self.lower, self.obs_shape, torch.uint8)), 2, 1, spared=not images, acts=1)
+        below = Part(layers(self.lower, self.obs_shape, torch.uint8), 2, 1, spared=1, below=1)
+        return [below, above] if images else [above]
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
         """DQN augments nothing."""

@@ -29,6 +29,7 @@ def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype =
     A convolution multiplies each of its weights once per output pixel, a linear layer once (appendix B).
     """
     found: list[Layer] = []
+    device = next(module.parameters(), torch.empty(0)).device
 
     def counter(name: str) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], None]:
         def count(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -42,7 +43,7 @@ def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype =
     hooks = [m.register_forward_hook(counter(name)) for name, m in module.named_modules() if isinstance(m, weighted)]
     try:
         with torch.enable_grad():
-            module(torch.zeros(1, *input_shape, dtype=dtype, device=next(module.parameters()).device))
+            module(torch.zeros(1, *input_shape, dtype=dtype, device=device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -50,44 +51,58 @@ def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype =
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Operations of an agent with layers `lower` and `upper`, in both conventions: each method gives (paper, true).
+class Part:
+    """Layers of an agent that run together, and how often. Shares are allowed: of a step, or of a pass."""
 
-    forwards, backwards: passes per update (F and B); copies, embeddings: K and N, embeddings stored per observation.
+    layers: list[Layer]
+    forwards: float  # F, per update
+    backwards: float  # B, per update: each the gradients of weights and of inputs
+    spared: float = 0  # of those, passes in which nobody needs the input's gradient of the layers marked `first`
+    acts: int = 0  # passes per act
+    below: int = 0  # the paper's N for these layers: networks whose encoder has them; 0 above the seam
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one forward pass."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Operations of an agent in both conventions: each method gives (paper, true).
+
+    images, embeddings: what an update and an act compute on either. batch_size: of updates on either. copies: K, embeddings
+    stored per observation. views: images that are embedded per new observation once frozen, the one acted on included.
     """
 
-    lower: list[Layer]
-    upper: list[Layer]
-    batch_size: int
-    forwards: int
-    backwards: int
+    images: list[Part]
+    embeddings: list[Part]
+    batch_size: tuple[int, int]
     copies: int = 1
-    embeddings: int = 1
+    views: int = 1
 
     @property
     def E(self) -> int:
-        """Multiply-adds of one forward pass below the seam."""
-        return sum(layer.multiply_adds for layer in self.lower)
+        """Multiply-adds of one forward pass of everything below the seam."""
+        return sum(part.multiply_adds for part in self.images if part.below)
 
     @property
-    def M(self) -> int:
-        """Multiply-adds of one forward pass above the seam."""
-        return sum(layer.multiply_adds for layer in self.upper)
+    def EKN(self) -> int:
+        """The paper's count for the embeddings of one observation, in which layers that networks share count for each."""
+        return self.copies * sum(part.multiply_adds * part.below for part in self.images)
 
     def update(self, frozen: bool) -> tuple[int, int]:
-        """One gradient step: b F (E + M) + 2 b B (E + M), without E once frozen."""
-        forward = self.M if frozen else self.E + self.M
-        paper = self.batch_size * (self.forwards + 2 * self.backwards) * forward
-        # A first layer's input needs no gradient: that half of its backward pass falls away.
-        spared = sum(layer.multiply_adds for layer in (self.upper if frozen else self.lower) if layer.first)
-        return paper, 2 * (paper - self.batch_size * self.backwards * spared)
+        """One gradient step: b F (E + M) + 2 b B (E + M), without E once frozen; F and B as each part has them."""
+        parts, b = (self.embeddings if frozen else self.images), self.batch_size[frozen]
+        paper = b * sum(part.multiply_adds * (part.forwards + 2 * part.backwards) for part in parts)
+        spared = b * sum(layer.multiply_adds * part.spared for part in parts for layer in part.layers if layer.first)
+        return round(paper), round(2 * (paper - spared))
 
     def act(self, frozen: bool) -> tuple[int, int]:
-        """One step: acting, and once frozen E K N for the embeddings that are stored and acted on. The paper omits acting."""
-        encoding = self.E * self.copies * self.embeddings
-        return (encoding if frozen else 0), 2 * (self.M + (encoding if frozen else self.E))
+        """One step: acting, and once frozen E K N for the embeddings that are stored. The paper omits acting."""
+        acting = sum(part.multiply_adds * part.acts for part in self.embeddings)
+        return (self.EKN if frozen else 0), 2 * (acting + self.E * (self.views if frozen else 1))
 
     def freeze(self, observations: int) -> tuple[int, int]:
         """The freeze, once: E K N per observation in the replay."""
-        paper = self.E * self.copies * self.embeddings * observations
-        return paper, 2 * paper
+        return self.EKN * observations, 2 * self.E * self.copies * observations

@@ -9,44 +9,93 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-EncoderName = Literal["data-efficient", "canonical"]
+EncoderName = Literal["data-efficient", "canonical", "sac-ae", "impala"]
 
-# Convolutions as (channels, kernel, stride). "data-efficient" is van Hasselt et al. (2019), "canonical" Mnih et al. (2015).
-CONVOLUTIONS: dict[EncoderName, tuple[tuple[int, int, int], ...]] = {
+# Convolutions as (channels, kernel, stride). "data-efficient" is van Hasselt et al. (2019), "canonical" Mnih et al. (2015),
+# "sac-ae" Yarats et al. (2019). "impala" (Espeholt et al., 2018) has stages of five convolutions: their channels.
+CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "data-efficient": ((32, 5, 5), (64, 5, 5)),
     "canonical": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    "sac-ae": ((32, 3, 2), (32, 3, 1), (32, 3, 1), (32, 3, 1)),
 }
+IMPALA_STAGES = (16, 32, 32)
 
 
 class Pixels(nn.Module):
-    """uint8 [B, C, H, W] in 0..255 to float32 in [0, 1]."""
+    """uint8 [B, C, H, W] in 0..255 to floats in [0, 1], the channels of a pixel side by side: convolutions are faster so."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float() / 255
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        return x.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)
 
 
-def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[nn.Sequential, nn.Sequential]:
-    """A convolutional encoder of uint8 images [B, C, H, W], cut in two after convolution `layers` (default: the last) and ReLU.
+class Encoder(nn.Sequential):
+    """Modules in a row whose products are computed in `precision`; parameters and results are float32 all the same."""
 
-    The lower part of a whole encoder ends with the flattened activation; cut earlier, it gives [B, channels, h, w]
-    and the upper part holds the remaining layers. Raises ValueError where the image is too small or no such layer exists.
-    """
-    convolutions = CONVOLUTIONS[name]
-    cut = len(convolutions) if layers is None else layers
-    if not 1 <= cut <= len(convolutions):
-        raise ValueError(f"the {name} encoder has convolutional layers 1 to {len(convolutions)}: there is no layer {layers}")
-    channels, *size = obs_shape
-    blocks: list[OrderedDict[str, nn.Module]] = [OrderedDict(pixels=Pixels()), OrderedDict()]
-    for i, (out, kernel, stride) in enumerate(convolutions, start=1):
-        if min(size) < kernel:
-            raise ValueError(f"images of {obs_shape[1]}x{obs_shape[2]} are too small for the {name} encoder")
-        size = [(n - kernel) // stride + 1 for n in size]
-        part = blocks[i > cut]
-        part[f"conv{i}"] = nn.Conv2d(channels, out, kernel, stride)
-        part[f"relu{i}"] = nn.ReLU()
+    precision = torch.float32
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+            y: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return y.float() if len(self) else y
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x)))), [B, C, H, W] to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + y
+
+
+def _blocks(name: EncoderName, channels: int) -> list[OrderedDict[str, nn.Module]]:
+    """The encoder's modules, in groups between which it can be cut."""
+    blocks: list[OrderedDict[str, nn.Module]] = []
+    if name == "impala":
+        for i, out in enumerate(IMPALA_STAGES, start=1):
+            block: OrderedDict[str, nn.Module] = OrderedDict()
+            block[f"conv{i}"] = nn.Conv2d(channels, out, 3, padding=1)
+            block[f"pool{i}"] = nn.MaxPool2d(3, stride=2, padding=1)
+            block[f"residual{i}a"], block[f"residual{i}b"] = Residual(out), Residual(out)
+            blocks.append(block)
+            channels = out
+        blocks[-1]["relu"] = nn.ReLU(inplace=True)
+        return blocks
+    for i, (out, kernel, stride) in enumerate(CONVOLUTIONS[name], start=1):
+        blocks.append(
+            OrderedDict([(f"conv{i}", nn.Conv2d(channels, out, kernel, stride)), (f"relu{i}", nn.ReLU(inplace=True))])
+        )
         channels = out
-    blocks[cut < len(convolutions)]["flatten"] = nn.Flatten()
-    return nn.Sequential(blocks[0]), nn.Sequential(blocks[1])
+    return blocks
+
+
+def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[Encoder, Encoder]:
+    """A convolutional encoder of uint8 images [B, C, H, W], cut in two after layer `layers` (default: the last) and ReLU.
+
+    Layers are convolutions, in "impala" stages of five. The lower part of a whole encoder ends with the flattened activation;
+    cut earlier, it gives [B, channels, h, w] and the upper part holds the rest. Raises ValueError where the image is too small
+    or no such layer exists.
+    """
+    blocks = _blocks(name, obs_shape[0])
+    cut = len(blocks) if layers is None else layers
+    if not 1 <= cut <= len(blocks):
+        kind = "stages" if name == "impala" else "convolutional layers"
+        raise ValueError(f"the {name} encoder has {kind} 1 to {len(blocks)}: there is no {layers}")
+    parts: tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]] = (OrderedDict(pixels=Pixels()), OrderedDict())
+    for i, block in enumerate(blocks, start=1):
+        parts[i > cut].update(block)
+    parts[cut < len(blocks)]["flatten"] = nn.Flatten()
+    lower, upper = Encoder(parts[0]), Encoder(parts[1])
+    try:
+        output_shape(nn.Sequential(lower, upper), obs_shape, torch.uint8)
+    except RuntimeError as error:
+        raise ValueError(f"images of {obs_shape[1]}x{obs_shape[2]} are too small for the {name} encoder") from error
+    return lower, upper
 
 
 def output_shape(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
@@ -115,3 +164,69 @@ class DuelingC51(nn.Module):
         advantage = self.advantage(z).view(-1, self.actions, self.atoms)
         logits: torch.Tensor = value + advantage - advantage.mean(dim=1, keepdim=True)
         return logits
+
+
+class ActorCriticEmbedding(nn.Module):
+    """Features [B, F] to [B, 2 L]: the actor's embedding beside the critic's, each by a linear layer and LayerNorm of its own.
+
+    The actor's sends no gradient into the features (Yarats et al., 2019). With `tanh` the embeddings lie in (-1, 1) (DrQ-v2).
+    """
+
+    def __init__(self, features: int, length: int, tanh: bool = False) -> None:
+        super().__init__()
+
+        def owner() -> nn.Sequential:
+            layers = OrderedDict[str, nn.Module](fc1=nn.Linear(features, length), norm=nn.LayerNorm(length))
+            return nn.Sequential(layers | OrderedDict(tanh=nn.Tanh()) if tanh else layers)
+
+        self.actor, self.critic = owner(), owner()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.actor(features.detach()), self.critic(features)], dim=-1)
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers: what actors and critics are above their embeddings. Their first layer is the network's second."""
+    fc2, fc3, fc4 = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)
+    return nn.Sequential(OrderedDict(fc2=fc2, relu2=nn.ReLU(), fc3=fc3, relu3=nn.ReLU(), fc4=fc4))
+
+
+class TwinQ(nn.Module):
+    """Two independent estimates of Q(z, action): z [B, L], action [B, A] -> [2, B]."""
+
+    def __init__(self, length: int, actions: int, hidden: int) -> None:
+        super().__init__()
+        self.q1, self.q2 = mlp(length + actions, hidden, 1), mlp(length + actions, hidden, 1)
+
+    def forward(self, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([z, action], dim=-1)
+        return torch.stack([self.q1(x), self.q2(x)]).squeeze(-1)
+
+
+def initialize(module: nn.Module) -> None:
+    """Orthogonal weights, biases of zero; convolutions delta-orthogonal (Xiao et al., 2018): orthogonal in the centre."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d):
+            assert layer.bias is not None
+            centre = layer.kernel_size[0] // 2
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            nn.init.orthogonal_(layer.weight.data[:, :, centre, centre], gain=nn.init.calculate_gain("relu"))
+
+
+@torch.no_grad()
+def track(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- (1 - tau) target + tau online, for every parameter (Polyak averaging)."""
+    for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
+        slow.lerp_(fast, tau)
+
+
+def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step of `optimizer` down the scalar `loss`, which gives gradients to that optimizer's parameters alone."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+    optimizer.step()

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from seer_rl.flops import Part, layers
 from seer_rl.networks import DuelingC51, EncoderName, NoisyLinear, draw_noise, encoder, output_shape
 from seer_rl.replay import Batch
 
@@ -56,17 +57,15 @@ class Rainbow(nn.Module):
     """The agent: an encoder (`lower`) under a head (`upper`), a target copy of both, and one update."""
 
     name: ClassVar[str] = "rainbow"
-    forwards: ClassVar[int] = 3  # per update: online on obs and on next_obs, target on next_obs
-    backwards: ClassVar[int] = 1
     support: torch.Tensor
 
     def __init__(
-        self, config: RainbowConfig, obs_shape: tuple[int, ...], actions: int, layers: int | None = None, seed: int = 0
+        self, config: RainbowConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, H, W) of uint8 images. layers: convolutions in `lower` (default: all); the rest are in `upper`."""
+        """obs_shape: (C, H, W) of uint8 images. seam: convolutions in `lower` (default: all); the rest are in `upper`."""
         super().__init__()
-        self.config, self.actions = config, actions
-        self.lower, rest = encoder(config.encoder, obs_shape, layers)
+        self.config, self.obs_shape, self.actions = config, obs_shape, actions
+        self.lower, rest = encoder(config.encoder, obs_shape, seam)
         features = output_shape(nn.Sequential(self.lower, rest), obs_shape, torch.uint8)[0]
         head = DuelingC51(features, actions, config.atoms, config.hidden, config.noise_std)
         self.upper = nn.Sequential(OrderedDict([*rest.named_children(), ("head", head)]))
@@ -79,6 +78,12 @@ class Rainbow(nn.Module):
         self.optimizer = torch.optim.Adam(self.trained, config.learning_rate, eps=config.adam_eps, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.updates = 0
+
+    def parts(self, images: bool) -> list[Part]:
+        """What an update and an act compute: online on obs and next_obs, target on next_obs, and the gradients on obs."""
+        above = Part(layers(self.upper, output_shape(self.lower, self.obs_shape, torch.uint8)), 3, 1, spared=not images, acts=1)
+        below = Part(layers(self.lower, self.obs_shape, torch.uint8), 3, 1, spared=1, below=1)
+        return [below, above] if images else [above]
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
         """Rainbow augments nothing."""

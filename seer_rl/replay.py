@@ -6,8 +6,8 @@ every stored observation by a function of it inside the same bytes, and from the
 """
 
 import mmap
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,15 @@ VALID = 8  # the step can be sampled: its stack and its n-step window are comple
 
 REWRITE_CHUNK = 32  # steps; bounds what a rewrite needs on top of the arena (larger ones are no faster)
 
-Rewriter = Callable[[torch.Tensor], torch.Tensor]
+
+class Rewriter(Protocol):
+    """A function of observations [B, C, H, W] uint8: `copies` results of each to store, float32 [B, copies, ...].
+
+    With `current`, the observation is what the agent acts on next, and the result to act on comes first. It may be one of the
+    copies ([1, copies, ...]) or stand before them ([1, 1 + copies, ...]).
+    """
+
+    def __call__(self, obs: torch.Tensor, current: bool) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class Replay:
         if channels % stack:
             raise ValueError(f"{channels} channels are not a stack of {stack} frames")
         self.stack, self.n_step, self.discount, self.exponent = stack, n_step, discount, priority_exponent
+        self.copies = 1  # results held of each observation
         self.rng = np.random.default_rng(seed)
         self._action = (action_dtype, action_shape)
         self._tree_bytes = 16 if priority_exponent else 0  # two float64 nodes a step
@@ -209,16 +218,21 @@ class Replay:
         else:
             self._size += 1
         self._observation = torch.from_numpy(obs)[None]
-        if self._rewriter is None:
-            stored = obs[-self._steps["obs"].shape[1] :]  # the newest frame: the others are in the records before
-        else:
-            self._observation = self._rewriter(self._observation)
-            stored = self._observation[0].numpy(force=True)
+        # Of frames the newest: the others are in the records before.
+        newest = obs[-self._steps["obs"].shape[1] :] if self._rewriter is None else self._rewritten(self._observation)
         place = self._next
-        self._steps["obs"][place] = stored
+        self._steps["obs"][place] = newest
         self._steps["flags"][place] = flags
         self._next = (place + 1) % self.capacity
         return place
+
+    def _rewritten(self, obs: torch.Tensor) -> NDArray[np.float32]:
+        """Keep what is to be acted on at `obs` [1, C, H, W] and return the copies to store [copies, ...]."""
+        assert self._rewriter is not None
+        results = self._rewriter(obs, current=True)
+        self._observation = results[:, 0]
+        copies: NDArray[np.float32] = results[0, -self.copies :].numpy(force=True)
+        return copies
 
     def _evict(self, place: int) -> None:
         """Forget the record at `place`, and sample no step whose stack needs its frame."""
@@ -304,17 +318,19 @@ class Replay:
         return reward, discount, (index + length - terminated) % self.capacity
 
     def _observations(self, places: Index) -> torch.Tensor:
-        """[B, C, H, W] uint8 stacks that end at `places` [B], or [B, ...] float32 observations as rewritten."""
+        """[B, C, H, W] uint8 stacks that end at `places` [B], or one of the copies of each as rewritten, [B, ...] float32."""
         if self._rewriter is not None:
-            return torch.from_numpy(self._steps["obs"][places])
+            copy = self.rng.integers(self.copies, size=len(places)) if self.copies > 1 else 0
+            return torch.from_numpy(self._steps["obs"][places, copy])
         return _stacks(self._steps, places, self.stack)
 
     # ---- rewriting -----------------------------------------------------------------------------------------------
 
-    def rewrite(self, fn: Rewriter, capacity: int | None = None) -> int:
+    def rewrite(self, fn: Rewriter, copies: int = 1, capacity: int | None = None) -> int:
         """Replace every stored observation by `fn` of it, inside the arena; return how many records had to be dropped.
 
-        fn: uint8 stacks [B, C, H, W] -> float32 [B, ...]; from now on it is applied to what `start` and `add` are given.
+        fn: see `Rewriter`; from now on it is applied to what `start` and `add` are given.
+        copies: results of each observation, of which sampling draws one, for `obs` and `next_obs` independently.
         capacity: hold no more records than this, however many would fit (a run of T steps never needs more than T).
 
         Order, episodes, returns and priorities stay. Dropped are the oldest records where the results take more room than
@@ -325,9 +341,8 @@ class Replay:
             raise RuntimeError("the replay has been rewritten already: the images are gone")
         if not self._size:
             raise RuntimeError("an empty replay cannot be rewritten: call Replay.start with a first observation before")
-        observation = fn(self._observation)
-        example = observation.numpy(force=True)
-        record = self._layout(example.dtype, example.shape[1:])
+        example = fn(self._observation, current=True)
+        record = self._layout(np.float32, (copies, *example.shape[2:]))
         memory = self._memory
         if capacity is not None:
             memory = min(memory, (record.itemsize + self._tree_bytes) * capacity)
@@ -336,6 +351,7 @@ class Replay:
         old, size = self._steps, self._size
         priority = self._tree[(self._oldest + np.arange(size)) % len(old)] if self.exponent else None
         _rotate(old.view(f"V{old.itemsize}"), self._oldest)  # now the oldest lies at the front, wrapped or not
+        self.copies = copies
         dropped = max(_without_stack(old["flags"][: self.stack - 1]), size - capacity)
         self._size = size - dropped
         self._valid -= int((old["flags"][:dropped] & VALID > 0).sum())
@@ -350,14 +366,14 @@ class Replay:
         before = old[max(0, dropped - self.stack + 1) : dropped].copy()
         for begin in range(dropped, size, REWRITE_CHUNK):
             chunk = np.concatenate([before, old[begin : begin + REWRITE_CHUNK]])
-            result = fn(_stacks(chunk, np.arange(len(before), len(chunk)), self.stack))
+            result = fn(_stacks(chunk, np.arange(len(before), len(chunk)), self.stack), current=False)
             steps = self._steps[begin - dropped :][: len(result)]
             steps["obs"] = result.numpy(force=True)
             for column in ("reward", "action", "flags"):
                 steps[column] = chunk[column][len(before) :]
             before = chunk[len(chunk) - self.stack + 1 :]
 
-        self._rewriter, self._observation = fn, observation
+        self._rewriter, self._observation = fn, example[:, 0]
         self.stack = 1  # an observation no longer needs the records before it
         self._next = self._size % self.capacity
         self._open = None if self._open is None else self._size - 1

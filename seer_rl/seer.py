@@ -11,11 +11,15 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from seer_rl.augment import center_crop
 from seer_rl.replay import Replay
 
 
 class Agent(Protocol):
-    """What an agent owes: the module below the seam, its target, and the augmentation of its images (uint8 -> uint8)."""
+    """What an agent owes: the module below the seam, its target, and the augmentation of its images.
+
+    Augmentation is uint8 -> uint8, to the size that `lower` takes; an agent without returns the very `obs` it was given.
+    """
 
     @property
     def lower(self) -> nn.Module: ...
@@ -26,11 +30,12 @@ class Agent(Protocol):
     def augment(self, obs: torch.Tensor) -> torch.Tensor: ...
 
 
-def freeze(agent: Agent, replay: Replay, capacity: int | None = None) -> None:
+def freeze(agent: Agent, replay: Replay, capacity: int | None = None, copies: int = 4) -> None:
     """Stop training `agent.lower` and rewrite `replay` with its embeddings, in place (the paper's section 4, algorithm 1).
 
     The target's lower module becomes a copy of the online one; layers above the seam are left alone on both sides. The
     replay then holds as many steps as its bytes allow, at most `capacity`. Its images are gone afterwards.
+    copies: K, embeddings of differently augmented images per observation; one for an agent that augments nothing.
     Warns where embeddings take more room than frames, so that steps are lost instead of won.
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
@@ -39,19 +44,36 @@ def freeze(agent: Agent, replay: Replay, capacity: int | None = None) -> None:
         module.requires_grad_(False)
         for parameter in module.parameters():
             parameter.grad = None  # optimizers pass over parameters that have none
+    copies = copies_of(agent, replay.observation, copies)
 
     @torch.no_grad()
-    def embedding(obs: torch.Tensor) -> torch.Tensor:
-        z: torch.Tensor = agent.lower(agent.augment(obs.to(next(agent.lower.parameters()).device)))
-        return z
+    def embeddings(obs: torch.Tensor, current: bool) -> torch.Tensor:
+        images = views(agent, obs.to(next(agent.lower.parameters()).device), copies, current)
+        z: torch.Tensor = agent.lower(torch.cat(images))  # one pass for all of them
+        return z.view(len(images), len(obs), *z.shape[1:]).transpose(0, 1)  # [B, views, ...]
 
-    dropped = replay.rewrite(embedding, capacity)
+    dropped = replay.rewrite(embeddings, copies, capacity)
     if replay.bytes_per_step > frame_bytes:
         warnings.warn(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
             f"the replay shrinks from {steps:,} to {replay.capacity:,} steps and its {dropped:,} oldest were dropped",
             stacklevel=2,
         )
+
+
+def copies_of(agent: Agent, obs: torch.Tensor, copies: int) -> int:
+    """K: how many embeddings of an observation `obs` [1, C, H, W] to store. All are the same where nothing is augmented."""
+    return 1 if agent.augment(obs) is obs else copies
+
+
+def views(agent: Agent, obs: torch.Tensor, copies: int, current: bool) -> list[torch.Tensor]:
+    """The images of `obs` [B, C, H, W] to embed: `copies` augmented ones; where augmented, before them the one to act on.
+
+    An agent acts on what lies in the middle of its augmented images: the centre crop, or the whole image.
+    """
+    augmented = [agent.augment(obs) for _ in range(copies)]
+    acted_on = [center_crop(obs, augmented[0].shape[-1])] if current and augmented[0] is not obs else []
+    return acted_on + augmented
 
 
 def paper_capacity(capacity: int, frame_bytes: int, length: int, embeddings: int = 1, copies: int = 1) -> int:

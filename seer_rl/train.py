@@ -16,15 +16,22 @@ import torch
 
 from seer_rl import checkpoint, envs
 from seer_rl.config import TrainConfig, check, name_of
+from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
-from seer_rl.flops import Costs, layers
+from seer_rl.drqv2 import DrQv2
+from seer_rl.flops import Costs
 from seer_rl.logger import Logger
-from seer_rl.networks import output_shape
-from seer_rl.rainbow import Rainbow, RainbowConfig
+from seer_rl.networks import Encoder, output_shape
+from seer_rl.rainbow import Rainbow
 from seer_rl.replay import Replay
-from seer_rl.seer import freeze
+from seer_rl.sac import RAD, SAC, RADConfig
+from seer_rl.seer import copies_of, freeze, views
 
-Agent = Rainbow | DQN
+Agent = Rainbow | DQN | SAC | DrQv2
+AGENT_CLASSES: dict[str, dict[str, Any]] = {
+    "discrete": {"rainbow": Rainbow, "dqn": DQN},
+    "continuous": {"curl": CURL, "rad": RAD, "sac": SAC, "drqv2": DrQv2},
+}
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
 
@@ -64,14 +71,14 @@ class Run:
             int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1
         )
         self.device = choose_device(config.device)
-        self.env, self.eval_env = envs.make(config.env, training=True), envs.make(config.env, training=False)
+        self.env, self.eval_env = make_env(config, training=True), make_env(config, training=False)
         self.agent = make_agent(config, self.env, agent_seed).to(self.device)
         self.replay = make_replay(config, self.env, self.replay_seed)
-        self.costs = costs(self.agent, self.env)
+        self.costs = costs(self.agent, self.env, config)
         require_batch(config, self.replay.capacity, envs.frames_in(self.env))
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
-            z = output_shape(self.agent.lower, self.env.observation_space.shape or (), torch.uint8)
-            require_batch(config, self.replay.capacity_for(np.float32, z), 1)
+            z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
+            require_batch(config, self.replay.capacity_for(np.float32, (self.costs.copies, *z)), 1)
 
         # What follows is for whoever watches: `show` gets the run itself.
         self.step = 0
@@ -115,7 +122,7 @@ class Run:
             started = time.perf_counter()
             self._act(logger)
             due = self.step >= config.agent.learning_starts and self.step % config.agent.update_every == 0
-            if due and len(self.replay) >= config.agent.batch_size:
+            if due and len(self.replay) >= self.batch_size:
                 if self.phases[-1].name == "fill":
                     self.phases.append(self._phase("embeddings" if self.frozen else "images"))
                 metrics = self._update()
@@ -133,6 +140,11 @@ class Run:
                 self._evaluate(logger)
                 self._say("", show)
 
+    @property
+    def batch_size(self) -> int:
+        """Transitions per update now."""
+        return self.costs.batch_size[self.frozen]
+
     def _act(self, logger: Logger) -> None:
         action = self.agent.act(self.replay.observation.to(self.device))
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -146,7 +158,8 @@ class Run:
 
     def _update(self) -> dict[str, torch.Tensor]:
         first = self.config.replay.priority_beta
-        batch = self.replay.sample(self.config.agent.batch_size, first + (1 - first) * self.step / self.config.steps)
+        batch = self.replay.sample(self.batch_size, first + (1 - first) * self.step / self.config.steps)
+        metrics: dict[str, torch.Tensor]
         metrics, errors = self.agent.update(batch.to(self.device))
         if self.replay.exponent:
             self.replay.update_priorities(batch.index, errors)
@@ -157,7 +170,7 @@ class Run:
         self._measure()
         self._count(self.costs.freeze(self.replay.size))
         started = time.perf_counter()
-        freeze(self.agent, self.replay, capacity=every_step(self.config, self.env))
+        freeze(self.agent, self.replay, every_step(self.config, self.env), self.config.seer.copies)
         self.freeze_seconds = time.perf_counter() - started
         self.frozen = True
         if self.phases[-1].name == "images":
@@ -209,14 +222,29 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
+def make_env(config: TrainConfig, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """The environment that `config` names, with frames of the size that its agent is made for."""
+    settings = config.environment
+    if config.env.startswith("dmc/") and settings.size is None and not isinstance(config.agent, RADConfig):
+        settings = replace(settings, size=84)  # what others crop to
+    return envs.make(config.env, training, settings, render_mode)
+
+
 def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     """The agent that `config` names, for the spaces of `env`."""
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        raise ValueError(f"{name_of(config.agent)} chooses among discrete actions, which {config.env} does not have")
-    shape, actions, seam = env.observation_space.shape or (), int(env.action_space.n), config.seer.layers
-    if isinstance(config.agent, RainbowConfig):
-        return Rainbow(config.agent, shape, actions, seam, seed)
-    return DQN(config.agent, shape, actions, seam, seed)
+    name, space = name_of(config.agent), env.action_space
+    found = "discrete" if isinstance(space, gym.spaces.Discrete) else "continuous"
+    fitting = AGENT_CLASSES[found]
+    if name not in fitting:
+        raise ValueError(
+            f"the actions of {config.env} are {found}, which {name} cannot choose: use --agent {' or '.join(fitting)}"
+        )
+    actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
+    agent: Agent = fitting[name](config.agent, env.observation_space.shape, actions, config.seer.layers, seed)
+    for module in agent.modules():
+        if isinstance(module, Encoder):
+            module.precision = getattr(torch, config.precision)
+    return agent
 
 
 def make_replay(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Replay:
@@ -253,12 +281,12 @@ def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
     return config.steps + truncations + config.agent.n_step + envs.frames_in(env) + 1  # the least a replay needs
 
 
-def costs(agent: Agent, env: gym.Env[Any, Any]) -> Costs:
+def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
     """Operations of `agent` on the observations of `env`."""
-    shape = env.observation_space.shape or ()
-    below = layers(agent.lower, shape, torch.uint8)
-    above = layers(agent.upper, output_shape(agent.lower, shape, torch.uint8))
-    return Costs(below, above, agent.config.batch_size, agent.forwards, agent.backwards)
+    obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
+    copies = copies_of(agent, obs, config.seer.copies)
+    batch_sizes = config.agent.batch_size, config.seer.batch_size or config.agent.batch_size
+    return Costs(agent.parts(True), agent.parts(False), batch_sizes, copies, len(views(agent, obs, copies, current=True)))
 
 
 def default_run_dir(config: TrainConfig) -> Path:
@@ -268,7 +296,7 @@ def default_run_dir(config: TrainConfig) -> Path:
     return next(path for path in taken if not path.exists())
 
 
-def play(env: gym.Env[Any, Any], act: Callable[[torch.Tensor], int], episodes: int, seed: int) -> list[float]:
+def play(env: gym.Env[Any, Any], act: Callable[[torch.Tensor], Any], episodes: int, seed: int) -> list[float]:
     """Scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8."""
     scores: list[float] = []
     obs, _ = env.reset(seed=seed)
@@ -295,7 +323,7 @@ def evaluate(agent: Agent, env: gym.Env[Any, Any], episodes: int, seed: int, dev
 def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int) -> list[float]:
     """Scores of a player that chooses actions uniformly."""
     env.action_space.seed(seed)
-    return play(env, lambda _: int(env.action_space.sample()), episodes, seed)
+    return play(env, lambda _: env.action_space.sample(), episodes, seed)
 
 
 def tune_cpu() -> None:

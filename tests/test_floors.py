@@ -9,13 +9,14 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
-    {"networks", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari"},
-    {"seer", "dqn", "rainbow"},
+    {"networks", "augment", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari", "envs.dmc"},
+    {"seer", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train"},
     {"console", "__main__"},
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
-    ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"),
+    ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
+    ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("__main__", "console"),
 }  # fmt: skip
 
@@ -53,6 +54,6 @@ def test_words_that_files_must_not_know() -> None:
         for name, path in modules().items()
     }
     assert "encoder" not in text["replay"]
-    for agent in ("rainbow", "dqn"):
+    for agent in ("rainbow", "dqn", "sac", "curl", "drqv2"):
         assert "seer" not in text[agent]
         assert "frozen" not in text[agent]

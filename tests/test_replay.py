@@ -110,7 +110,7 @@ class World:
         self.replay.add(self.steps, reward, terminated, truncated, obs)
 
 
-def check(replay: Replay, model: Model, embed: torch.nn.Module | None) -> None:
+def check(replay: Replay, model: Model, embed: "Project | None") -> None:
     """Every transition of the model is sampled, and nothing else; each with the model's numbers."""
     expected = model.transitions()
     assert len(replay) == len(expected)
@@ -125,28 +125,36 @@ def check(replay: Replay, model: Model, embed: torch.nn.Module | None) -> None:
     if not replay.exponent:
         assert len(set(seen)) > 0.9 * len(expected)  # a step escapes with probability e^-16
 
-    def stored(frames: list[Frame]) -> torch.Tensor:
+    def is_stored(found: torch.Tensor, frames: list[Frame]) -> bool:
         stack = torch.from_numpy(np.concatenate(frames))
-        return stack if embed is None else embed(stack[None])[0]
+        copies = stack[None] if embed is None else embed(stack[None], current=False)[0]
+        return any(torch.equal(found, copy) for copy in copies)
 
     for row, action in enumerate(seen[:200]):
         obs, _, reward, discount, next_obs = expected[action]
-        assert torch.equal(batch.obs[row], stored(obs))
+        assert is_stored(batch.obs[row], obs)
         np.testing.assert_allclose(batch.reward[row], reward, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(batch.discount[row], discount, rtol=1e-6)
         if next_obs is not None:
-            assert torch.equal(batch.next_obs[row], stored(next_obs))
+            assert is_stored(batch.next_obs[row], next_obs)
 
 
-class Project(torch.nn.Module):
-    """A fixed linear map of the stack to `length` numbers, each row alone so that batching cannot change a bit."""
+class Project:
+    """A rewriter: a fixed linear map of the stack to `length` numbers; copy k has k added, and the one to act on -1."""
 
-    def __init__(self, inputs: int, length: int) -> None:
-        super().__init__()
+    def __init__(self, inputs: int, length: int, copies: int) -> None:
         self.weight = torch.from_numpy(np.random.default_rng(0).integers(-9, 9, (inputs, length)).astype(np.float32))
+        self.copies = copies
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1).float() @ self.weight  # small integers: exact in float32, in any order
+    def __call__(self, obs: torch.Tensor, current: bool) -> torch.Tensor:
+        z = obs.flatten(1).float() @ self.weight  # small integers: exact in float32, in any order
+        added = [*([-1] if current and self.copies > 1 else []), *range(self.copies)]
+        return torch.stack([z + k for k in added], dim=1)
+
+
+def flat(obs: torch.Tensor, current: bool) -> torch.Tensor:
+    """The simplest rewriter."""
+    return obs.flatten(1).float()[:, None]
 
 
 episodes = st.lists(
@@ -163,6 +171,7 @@ episodes = st.lists(
     rewrite_at=st.one_of(st.none(), st.integers(0, 150)),
     length=st.integers(1, 40),  # of an embedding: 4 to 160 bytes instead of 9 to 27
     limit=st.one_of(st.none(), st.integers(11, 90)),
+    copies=st.integers(1, 3),
     exponent=st.sampled_from([0.0, 0.7]),
     chunk=st.integers(3, 20),
 )
@@ -174,6 +183,7 @@ def test_replay_is_its_model(
     rewrite_at: int | None,
     length: int,
     limit: int | None,
+    copies: int,
     exponent: float,
     chunk: int,
 ) -> None:
@@ -189,21 +199,21 @@ def test_replay_is_its_model(
         nonlocal embed
         if embed is not None or rewrite_at is None or world.steps < rewrite_at:
             return
-        transform = Project(stack * channels * size * size, length)
+        transform = Project(stack * channels * size * size, length, copies)
         memory = replay.bytes_per_step * replay.capacity
-        record = -(-(4 * length + 4 + 4 + 1) // 4) * 4 + (16 if exponent else 0)
+        record = -(-(4 * length * copies + 4 + 4 + 1) // 4) * 4 + (16 if exponent else 0)
         fits = min(memory // record, limit or 10**9)
         broken = next(i for i in range(model.forgotten, len(model.records) + 1) if i == len(model.records) or model.frames(i))
         if fits < n_step + stack + 1:
             with pytest.raises(ValueError, match="need at least"):
-                replay.rewrite(transform, limit)
+                replay.rewrite(transform, copies, limit)
             check(replay, model, None)  # refused, and nothing lost
             return
         before = model.forgotten
         model.capacity = fits
         model.forgotten = max(broken, len(model.records) - fits)
         with patch("seer_rl.replay.REWRITE_CHUNK", chunk):  # many chunks even here
-            assert replay.rewrite(transform, limit) == model.forgotten - before
+            assert replay.rewrite(transform, copies, limit) == model.forgotten - before
         assert replay.capacity == fits
         model.whole = True
         embed = transform
@@ -214,6 +224,9 @@ def test_replay_is_its_model(
             maybe_rewrite()
             last = i == steps - 1
             world.step(terminated=last and end == "terminated", truncated=last and end == "truncated")
+            if embed and not last:
+                now = torch.from_numpy(np.concatenate(world.history))[None]
+                assert torch.equal(replay.observation, embed(now, current=True)[:, 0])
         maybe_rewrite()
         check(replay, model, embed)
 
@@ -250,12 +263,28 @@ def test_priorities_survive_a_rewrite_of_a_wrapped_ring() -> None:
     index = np.unique(replay.sample(5000).index)
     actions = replay._steps["action"][index]
     replay.update_priorities(index, torch.from_numpy(actions % 7 + 1.0))
-    dropped = replay.rewrite(lambda obs: obs.flatten(1).float())
+    dropped = replay.rewrite(flat)
     batch = replay.sample(200_000)
     kept = np.sort(actions)[max(0, dropped) :]
     share = np.bincount(batch.action, minlength=101)[kept] / 200_000
     expected = kept % 7 + 1.0
     np.testing.assert_allclose(share, expected / expected.sum(), atol=2e-4)
+
+
+def test_copies_are_drawn_uniformly_and_independently_for_obs_and_next_obs() -> None:
+    copies, draws = 3, 30_000
+    replay = filled(exponent=0)
+    project = Project(4, 1, copies)
+    replay.rewrite(project, copies)
+    batch = replay.sample(draws)
+    base = {i: float(project(torch.full((1, 1, 2, 2), i, dtype=torch.uint8), current=False)[0, 0]) for i in range(40)}
+    # Action i was taken at the frame after step i - 1, which shows i - 1; two steps later the frame shows i + 1.
+    rows = (batch.action > 0).nonzero().squeeze(1)
+    drawn = torch.tensor([float(batch.obs[r, 0]) - base[int(batch.action[r]) - 1] for r in rows])
+    drawn_next = torch.tensor([float(batch.next_obs[r, 0]) - base[int(batch.action[r]) + 1] for r in rows])
+    counts = torch.bincount((drawn * copies + drawn_next).long(), minlength=copies**2)
+    expected = len(rows) / copies**2
+    assert float(((counts - expected) ** 2 / expected).sum()) < 32  # chi square with 8 degrees of freedom: p = 0.0001
 
 
 def test_uniform_sampling_is_uniform_and_seeded() -> None:
@@ -283,11 +312,11 @@ def test_misuse_is_refused_in_a_sentence() -> None:
     with pytest.raises(RuntimeError, match=r"call Replay\.start"):
         replay.add(0, 0.0, False, False, frame)
     with pytest.raises(RuntimeError, match="empty"):
-        replay.rewrite(lambda obs: obs.float())
+        replay.rewrite(flat)
     replay.start(frame)
-    replay.rewrite(lambda obs: obs.float())
+    replay.rewrite(flat)
     with pytest.raises(RuntimeError, match="already"):
-        replay.rewrite(lambda obs: obs.float())
+        replay.rewrite(flat)
 
 
 def test_continuous_actions_come_back_as_they_went_in() -> None:

@@ -4,15 +4,20 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from seer_rl.augment import center_crop
+from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
+from seer_rl.drqv2 import DrQv2, DrQv2Config
 from seer_rl.networks import draw_noise
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay import Batch, Replay
+from seer_rl.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.seer import freeze, paper_capacity
 
 SHAPE, ACTIONS = (4, 84, 84), 6
@@ -20,7 +25,7 @@ Agent = Rainbow | DQN
 
 AGENTS: dict[str, Callable[[], Agent]] = {
     "rainbow": lambda: Rainbow(RainbowConfig(), SHAPE, ACTIONS),
-    "rainbow, first layer": lambda: Rainbow(RainbowConfig(), SHAPE, ACTIONS, layers=1),
+    "rainbow, first layer": lambda: Rainbow(RainbowConfig(), SHAPE, ACTIONS, seam=1),
     "rainbow, canonical": lambda: Rainbow(RainbowConfig(encoder="canonical"), SHAPE, ACTIONS),
     "dqn": lambda: DQN(DQNConfig(), SHAPE, ACTIONS),
     "dqn, data-efficient": lambda: DQN(DQNConfig(encoder="data-efficient"), SHAPE, ACTIONS),
@@ -158,6 +163,135 @@ def test_a_capacity_limit_returns_the_rest_of_the_arena() -> None:
     freeze(agent, replay, capacity=450)
     assert replay.capacity == 450
     assert replay.nbytes == replay.size * 2312
+
+
+SMALL: dict[str, Any] = {"hidden": 32, "learning_starts": 0, "batch_size": 4}
+CONTROL: dict[str, Callable[[], SAC | DrQv2]] = {
+    "sac": lambda: SAC(SACConfig(**SMALL), (9, 40, 40), 2),
+    "rad": lambda: RAD(RADConfig(crop=36, **SMALL), (9, 40, 40), 2),
+    "curl": lambda: CURL(CURLConfig(crop=36, **SMALL), (9, 40, 40), 2),
+    "curl, two layers": lambda: CURL(CURLConfig(crop=36, **SMALL), (9, 40, 40), 2, seam=2),
+    "curl, impala": lambda: CURL(CURLConfig(crop=36, encoder="impala", **SMALL), (9, 40, 40), 2),
+    "drqv2": lambda: DrQv2(DrQv2Config(**SMALL), (9, 40, 40), 2),
+    "drqv2, three layers": lambda: DrQv2(DrQv2Config(**SMALL), (9, 40, 40), 2, seam=3),
+}
+
+
+def control(name: str, steps: int = 90) -> tuple[SAC | DrQv2, Replay]:
+    """An agent after a few updates and a replay of episodes of 30 steps, each truncated."""
+    torch.manual_seed(0)
+    agent, rng = CONTROL[name](), np.random.default_rng(0)
+    replay = Replay((9, 40, 40), (2,), np.float32, memory=60_000_000, stack=3, n_step=agent.config.n_step)
+    for step in range(steps):
+        if step % 30 == 0:
+            replay.start(rng.integers(0, 256, (9, 40, 40), dtype=np.uint8))
+        action, obs = rng.uniform(-1, 1, 2).astype(np.float32), rng.integers(0, 256, (9, 40, 40), dtype=np.uint8)
+        replay.add(action, float(rng.normal()), False, step % 30 == 29, obs)
+    for _ in range(4):
+        agent.update(replay.sample(4))
+    return agent, replay
+
+
+def freeze_quietly(agent: SAC | DrQv2, replay: Replay, copies: int) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="an embedding takes more memory")
+        freeze(agent, replay, copies=copies)
+
+
+def control_gradients(agent: SAC | DrQv2, batch: Batch) -> list[torch.Tensor]:
+    """Losses of critic, actor and temperature, and their gradients above the seam, with the same noise each time."""
+    agent.generator.manual_seed(1)
+    if isinstance(agent, SAC):
+        actor_z, critic_z = agent.embed(agent.lower, agent.upper, agent.view(batch.obs))
+        actor_loss, log_p = agent.actor_loss(actor_z, critic_z.detach())
+        above = [*agent.upper.parameters(), *agent.critic.parameters(), *agent.actor.parameters(), agent.log_temperature]
+        losses = [actor_loss, agent.temperature_loss(log_p.detach())]
+    else:
+        actor_z, critic_z = agent.embed(agent.view(batch.obs), agent.embedding)[0].chunk(2, dim=-1)
+        above = [*agent.rest.parameters(), *agent.critic.parameters(), *agent.actor.parameters()]
+        losses = [agent.actor_loss(actor_z, critic_z.detach())]
+    losses.append(agent.temporal_difference(critic_z, batch).square().sum(dim=0).mean())
+    gradients: list[torch.Tensor] = []
+    for loss in losses:
+        found = torch.autograd.grad(loss, above, retain_graph=True, allow_unused=True)
+        gradients += [g for g in found if g is not None]
+    return [loss.detach() for loss in losses] + gradients
+
+
+@pytest.mark.parametrize("name", CONTROL)
+def test_with_a_fixed_crop_control_agents_learn_the_same_before_and_after(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, replay = control(name)
+    agent.target_lower.load_state_dict(agent.lower.state_dict())  # as at T_f; heads differ
+    augments = name != "sac"
+    if augments:  # to the middle of the image: a new tensor each time, as a random crop is
+        size = agent.obs_shape[-1]
+        monkeypatch.setattr(agent, "augment", lambda obs: center_crop(obs, size).clone())
+    state = replay.rng.bit_generator.state
+    images = replay.sample(32)
+    before = control_gradients(agent, images)
+    freeze_quietly(agent, replay, copies=3)
+    assert replay.copies == (3 if augments else 1)
+    replay.rng.bit_generator.state = state
+    embeddings = replay.sample(32)
+    assert embeddings.obs.dtype == torch.float32
+    assert torch.equal(images.action, embeddings.action)
+    after = control_gradients(agent, embeddings)
+    assert len(before) == len(after) > 6
+    for a, b in zip(after, before, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sac", "curl", "drqv2", "curl, two layers"])
+def test_what_control_agents_froze_stays_bit_identical(name: str) -> None:
+    agent, replay = control(name)
+    target_critic = [p.clone() for p in agent.target_critic.parameters()]
+    freeze_quietly(agent, replay, copies=2)
+    assert all(map(torch.equal, target_critic, agent.target_critic.parameters())), "the target's heads are left alone"
+    frozen = {k: v.clone() for k, v in agent.lower.state_dict().items()}
+    heads = {k: v.clone() for k, v in [*agent.actor.state_dict().items(), *agent.critic.state_dict().items()]}
+    for _ in range(1000):
+        metrics, _ = agent.update(replay.sample(4))
+        assert "losses/contrastive" not in metrics  # CURL's needs images
+    for module in (agent.lower, agent.target_lower):
+        assert all(torch.equal(v, frozen[k]) for k, v in module.state_dict().items())
+        assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+    moved = {**agent.actor.state_dict(), **agent.critic.state_dict()}
+    assert not any(torch.equal(v, moved[k]) for k, v in heads.items())
+
+
+def test_a_new_observation_is_encoded_once_for_acting_and_all_its_copies() -> None:
+    agent, replay = control("curl")
+    freeze(agent, replay, copies=4)
+    passes: list[int] = []
+    agent.lower.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    obs = np.random.default_rng(1).integers(0, 256, (9, 40, 40), dtype=np.uint8)
+    replay.start(obs)
+    action = agent.act(replay.observation)
+    replay.add(action, 0.0, False, False, obs)
+    agent.act(replay.observation)
+    agent.update(replay.sample(4))
+    assert passes == [5, 5]
+    middle = agent.lower(center_crop(torch.from_numpy(obs)[None], 36))
+    torch.testing.assert_close(replay.observation, middle, atol=1e-5, rtol=1e-5)
+    stored = torch.from_numpy(replay._steps["obs"][replay._open])
+    crops = [torch.from_numpy(obs)[None, :, y : y + 36, x : x + 36] for y in range(5) for x in range(5)]
+    possible = agent.lower(torch.cat(crops))
+    assert stored.shape == (4, 100)
+    assert all((possible - copy).abs().amax(dim=1).min() < 1e-4 for copy in stored)
+
+
+def test_a_thousand_frames_of_control_become_18750_steps_and_truly_so_many() -> None:
+    """The paper counts observations only; the true bytes hold reward, action and flags as well."""
+    agent = CURL(CURLConfig(), (9, 100, 100), 6)
+    replay = Replay((9, 100, 100), (6,), np.float32, memory=30_000_000, stack=3)
+    obs = np.zeros((9, 100, 100), np.uint8)
+    replay.start(obs)
+    for _ in range(40):
+        replay.add(np.zeros(6, np.float32), 0.0, False, False, obs)
+    assert (replay.bytes_per_step, replay.capacity) == (30_032, 998)
+    freeze(agent, replay, copies=4)
+    assert (replay.bytes_per_step, replay.capacity) == (4 * 100 * 4 + 4 + 24 + 4, 18_382)
+    assert paper_capacity(1_000, 3 * 100 * 100, 50, embeddings=2, copies=4) == 18_750
 
 
 MEMORY = """

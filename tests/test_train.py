@@ -10,10 +10,14 @@ import torch
 
 from seer_rl import checkpoint, plots
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, parse_size, to_toml
+from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
+from seer_rl.drqv2 import DrQv2Config
+from seer_rl.envs import EnvConfig
 from seer_rl.logger import read
-from seer_rl.presets import PRESETS
+from seer_rl.presets import PRESETS, configure
 from seer_rl.rainbow import RainbowConfig
+from seer_rl.sac import RADConfig, SACConfig
 from seer_rl.train import Run, every_step, make_agent
 
 SHORT = TrainConfig(
@@ -114,11 +118,50 @@ def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path)
         )  # every step, and the newest observation
 
 
+CONTROL = TrainConfig(
+    "dmc/cartpole-swingup",
+    steps=150,
+    environment=EnvConfig(size=24, fast_render=True),
+    seer=SeerConfig(freeze_step=90, copies=3, batch_size=24),
+    replay=ReplayConfig(memory=500_000),
+    eval=EvalConfig(every=150, episodes=1),
+    agent=CURLConfig(crop=20, hidden=32, learning_starts=40, batch_size=12),
+)
+
+
+@pytest.mark.parametrize("kind", [CURLConfig, RADConfig, SACConfig, DrQv2Config])
+def test_control_runs_pass_their_phases_repeatably(kind: type, tmp_path: Path) -> None:
+    crop = {"crop": 20} if issubclass(kind, RADConfig) else {}
+    agent = kind(hidden=32, learning_starts=40, batch_size=12, update_every=1, **crop)
+    config = dataclasses.replace(CONTROL, agent=agent)
+    run, again = (trained(config, tmp_path / name) for name in ("run", "again"))
+    assert rows(run) == rows(again)
+    assert all(torch.equal(a, b) for a, b in zip(run.agent.parameters(), again.agent.parameters(), strict=True))
+    assert [(p.name, p.steps) for p in run.phases] == [("fill", 39), ("images", 51), ("embeddings", 60)]
+    images, embeddings = run.phases[1:]
+    copies = 1 if kind is SACConfig else 3
+    assert (images.bytes_per_step, embeddings.bytes_per_step) == (3 * 24 * 24 + 12, copies * 400 + 12)
+    assert (run.costs.copies, run.costs.views, run.batch_size) == (copies, 1 if copies == 1 else 4, 24)
+    assert [length for _, length in read(run.run_dir)["charts/episodic_length"]] == [125]
+    assert checkpoint.load_config(run.run_dir) == run.config
+
+
+def test_bfloat16_changes_the_encoder_a_little_and_nothing_else(tmp_path: Path) -> None:
+    runs = [Run(dataclasses.replace(CONTROL, run_dir=tmp_path / p, precision=p)) for p in ("float32", "bfloat16")]
+    obs = torch.randint(0, 256, (5, 9, 20, 20), dtype=torch.uint8)
+    exact, fast = (run.agent.lower(obs) for run in runs)
+    assert fast.dtype == torch.float32
+    assert not torch.equal(exact, fast)
+    torch.testing.assert_close(fast, exact, atol=0.05, rtol=0.05)
+    assert all(p.dtype == torch.float32 for run in runs for p in run.agent.parameters())
+
+
 def test_settings_survive_their_file() -> None:
     for config in (
         SHORT,
         TrainConfig("atari/pong", agent=DQNConfig()),
-        *(preset("atari/alien") for preset in PRESETS.values()),
+        TrainConfig("dmc/walker-walk", environment=EnvConfig(2, 90, True), agent=CURLConfig()),
+        *(preset("atari/alien", None) for preset in PRESETS.values()),
     ):
         assert from_toml(to_toml(config)) == config
     for text in ("", "x = 1", "= 3", '[agent]\nname = "ppo"', 'env = "a"\n[agent]\nname = "dqn"\nfoo = 1'):
@@ -132,11 +175,31 @@ def test_presets_are_the_papers() -> None:
         ("Alien", 50_000, 100_000),
         ("private_eye", 100_000, 150_000),
     ):
-        assert PRESETS["paper"](f"atari/{game}").seer.freeze_step == compute
-        assert PRESETS["paper-memory"](f"atari/{game}").seer.freeze_step == memory
-    config = PRESETS["paper-memory"]("atari/alien")
+        assert configure(f"atari/{game}", preset="paper").seer.freeze_step == compute
+        assert configure(f"atari/{game}", preset="paper-memory").seer.freeze_step == memory
+    config = configure("atari/alien", preset="paper-memory")
     assert (config.steps, config.replay.memory) == (500_000, 70_560_000)
     assert config.agent == RainbowConfig()
+
+    for task, compute, memory, size in (
+        ("cartpole-swingup", 10_000, 10_000, 0.03),
+        ("finger-spin", 50_000, 50_000, 0.03),
+        ("reacher-easy", 50_000, 30_000, 0.06),
+        ("cheetah-run", 80_000, 80_000, 0.03),
+        ("walker-walk", 60_000, 80_000, 0.06),
+    ):
+        config = configure(f"dmc/{task}", preset="paper")
+        limited = configure(f"dmc/{task}", preset="paper-memory")
+        assert (config.seer.freeze_step, limited.seer.freeze_step) == (compute, memory)
+        assert (config.replay.memory, limited.replay.memory) == (None, size * 1e9)
+        fast = task == "cheetah-run"
+        assert config.agent == CURLConfig(learning_rate=2e-4 if fast else 1e-3, batch_size=512 if fast else 128)
+        assert config.seer.copies == 4
+    config = configure("dmc/cheetah-run", preset="paper-batch")
+    assert (config.agent.batch_size, config.seer.batch_size) == (128, 512)
+    assert configure("dmc/walker-walk", "rad", "paper-impala").agent == RADConfig(encoder="impala")
+    assert configure("dmc/walker-walk").agent == CURLConfig()
+    assert configure("atari/alien").agent == RainbowConfig()
 
 
 def test_sizes_are_read_as_people_write_them() -> None:

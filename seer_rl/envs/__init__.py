@@ -1,21 +1,38 @@
 """Environments: gymnasium environments with uint8 observations [C, H, W], stacks of frames."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 
-from seer_rl.envs import atari
+from seer_rl.envs import atari, dmc
 
 
-def make(name: str, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment `name`, such as "atari/alien". Raises ValueError with a hint if there is none.
+@dataclass(frozen=True)
+class EnvConfig:
+    """Settings of a DeepMind Control environment. Atari is always the paper's."""
 
-    training: with what only learning should see (clipped rewards, a lost life as the end); evaluation plays without.
+    action_repeat: int | None = None
+    """Control steps per agent step. None: the paper's (8 cartpole, 2 finger and walker, 4 elsewhere)."""
+    size: int | None = None
+    """Height and width of frames. None: 100 for agents that crop, 84 for the others."""
+    fast_render: bool = False
+    """Without shadows, reflections and multisampling: several times faster on a CPU, but other pictures than the paper's."""
+
+
+def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """The environment `name`: "atari/alien", "dmc/walker-walk". Raises ValueError with a hint if there is none.
+
+    training: with what only learning should see (on Atari clipped rewards, a lost life as the end); evaluation plays without.
     """
     family, _, task = name.partition("/")
     if family == "atari" and task:
+        if settings != EnvConfig():
+            raise ValueError("--env.action-repeat, --env.size and --env.fast-render are for dmc/ environments, not for atari/")
         return atari.make(task, training, render_mode)
-    raise ValueError(f"there is no environment {name!r}: write atari/GAME, for example atari/alien")
+    if family == "dmc" and task:
+        return dmc.make(task, settings.action_repeat, settings.size, settings.fast_render, render_mode)
+    raise ValueError(f"there is no environment {name!r}: write atari/GAME or dmc/TASK, such as atari/alien or dmc/walker-walk")
 
 
 def frames_in(env: gym.Env[Any, Any]) -> int:

@@ -1,0 +1,31 @@
+"""Augmentations of images, uint8 -> uint8, so that whatever is not uint8 is known to be an embedding."""
+
+import torch
+
+
+def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
+    """The middle `size` x `size` pixels of images [B, C, H, W]; images of that size come back as they are."""
+    height, width = images.shape[2:]
+    if (height, width) == (size, size):
+        return images
+    top, left = (height - size) // 2, (width - size) // 2
+    return images[:, :, top : top + size, left : left + size]
+
+
+def random_crop(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """A `size` x `size` window of each of the images [B, C, H, W], every one of its positions equally likely (RAD, CURL)."""
+    count, _, height, width = images.shape
+    tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
+    lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
+    return torch.stack([image[:, y : y + size, x : x + size] for image, y, x in zip(images, tops, lefts, strict=True)])
+
+
+def random_shift(images: torch.Tensor, pad: int, generator: torch.Generator) -> torch.Tensor:
+    """Each of the images [B, C, S, S] moved by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2)."""
+    count, channels, size, _ = images.shape
+    padded = images.new_empty(count, channels, size + 2 * pad, size + 2 * pad)
+    inside = slice(pad, pad + size)
+    padded[:, :, inside, inside] = images
+    padded[:, :, :pad, inside], padded[:, :, pad + size :, inside] = images[:, :, :1], images[:, :, -1:]
+    padded[..., :pad], padded[..., pad + size :] = padded[..., pad : pad + 1], padded[..., pad + size - 1 : pad + size]
+    return random_crop(padded, size, generator)

@@ -1,0 +1,167 @@
+"""DeepMind Control Suite tasks from pixels, as the paper plays them.
+
+An agent step repeats the action; an observation stacks 3 frames of RGB from camera 0, in which an episode's first frame stands
+for those before it. Actions lie in [-1, 1]. After 1000 control steps an episode is truncated: its value goes on.
+"""
+
+import difflib
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+STACK = 3
+SIZE = 100
+TIME_LIMIT = 1000  # control steps
+ACTION_REPEATS = {"cartpole": 8, "finger": 2, "walker": 2}  # Hafner et al. (2019); the others 4
+FILM_SIZE = 240
+PROBE = "import mujoco as m; c = m.GLContext(8, 8); c.make_current(); m.MjrContext(m.MjModel.from_xml_string('<mujoco/>'), 100)"
+
+Action = NDArray[np.float32]
+
+
+def make(
+    task: str,
+    action_repeat: int | None = None,
+    size: int | None = None,
+    fast_render: bool = False,
+    render_mode: str | None = None,
+) -> gym.Env[NDArray[np.uint8], Action]:
+    """The stacked environment of `task` ("walker-walk"): observations [9, size, size] uint8, colours of a frame together."""
+    env = Control(task, action_repeat, size or SIZE, fast_render, render_mode)
+    stacked = gym.wrappers.FrameStackObservation(env, STACK, padding_type="reset")
+    return gym.wrappers.ReshapeObservation(stacked, (STACK * 3, env.size, env.size))
+
+
+class Control(gym.Env[NDArray[np.uint8], Action]):
+    """One task. At the end of an episode `info["episode"]` tells its return "r" and its length "l" in agent steps."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (gymnasium's own attribute)
+
+    def __init__(
+        self,
+        task: str,
+        action_repeat: int | None = None,
+        size: int = SIZE,
+        fast_render: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        """action_repeat: control steps per agent step (None: the paper's). size: height and width of frames.
+
+        fast_render: without shadows, reflections and multisampling: several times faster, but other pictures than the paper's.
+        Raises ValueError, naming the nearest tasks, if there is no such task; ImportError without the extra [dmc]; OSError
+        where nothing can render.
+        """
+        suite = _suite()
+        domain, name = _task(task, suite.ALL_TASKS)
+        # What a task draws when it is built (the masses of lqr, say) is the same in every environment.
+        self._env = suite.load(domain, name, task_kwargs={"random": 0}, environment_kwargs={"flat_observation": True})
+        self._physics = self._env.physics
+        self.action_repeat = action_repeat or ACTION_REPEATS.get(domain, 4)
+        self.max_episode_steps = -(-TIME_LIMIT // self.action_repeat)
+        self.size, self.render_mode = size, render_mode
+        self.metadata = {**self.metadata, "render_fps": round(1 / (self._env.control_timestep() * self.action_repeat))}
+        self._flags: dict[str, bool] = {}
+        if fast_render:
+            self._physics.model.vis.quality.offsamples = 0
+            self._flags = {"shadow": False, "reflection": False}
+        spec = self._env.action_spec()
+        bounded = np.isfinite(spec.minimum) & np.isfinite(spec.maximum) & (spec.maximum - spec.minimum < 1e6)
+        self._low = np.where(bounded, spec.minimum, -1.0)
+        self._high = np.where(bounded, spec.maximum, 1.0)
+        self.observation_space = gym.spaces.Box(0, 255, (3, size, size), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
+        self._control_steps, self._return = 0, 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode. With a seed, everything random from here on follows from it."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._env.task.random.seed(int(self.np_random.integers(2**31)))
+        self._env.reset()
+        self._control_steps, self._return = 0, 0.0
+        return self._frame(), {}
+
+    def step(self, action: Action) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Repeat `action` [A], clipped to [-1, 1], and sum the rewards (each control step's lies in [0, 1])."""
+        control = self._low + (np.clip(action, -1.0, 1.0).astype(np.float64) + 1) / 2 * (self._high - self._low)
+        reward, terminated, truncated = 0.0, False, False
+        for _ in range(self.action_repeat):
+            result = self._env.step(control)
+            reward += result.reward
+            self._control_steps += 1
+            terminated = result.last() and result.discount == 0
+            truncated = not terminated and (result.last() or self._control_steps == TIME_LIMIT)
+            if terminated or truncated:
+                break
+        self._return += reward
+        info: dict[str, Any] = {}
+        if terminated or truncated:
+            info["episode"] = {"r": float(self._return), "l": -(-self._control_steps // self.action_repeat)}
+        return self._frame(), float(reward), terminated, truncated, info
+
+    def _frame(self) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(self._picture(self.size).transpose(2, 0, 1))
+
+    def _picture(self, size: int) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = self._physics.render(size, size, camera_id=0, render_flag_overrides=self._flags)
+        return picture
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """[240, 240, 3] uint8 picture in render mode "rgb_array"."""
+        return self._picture(FILM_SIZE) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._env.close()
+
+
+def _suite() -> Any:
+    """dm_control.suite, imported with a renderer that works here. Raises ImportError or OSError with what to install."""
+    try:
+        importlib.import_module("mujoco")
+        if "dm_control" not in sys.modules:
+            os.environ["MUJOCO_GL"] = _renderer()
+            # Render in the calling thread: a thread of the renderer's own is gone before the renderers are, when Python ends.
+            os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
+        return importlib.import_module("dm_control.suite")
+    except ModuleNotFoundError as error:
+        raise ImportError("DeepMind Control needs the extra [dmc]: pip install 'seer-rl[dmc]'") from error
+
+
+def _renderer() -> str:
+    """A value of MUJOCO_GL that works: the user's; else EGL on a GPU; on a CPU OSMesa, which is faster there, or EGL."""
+    gpu = Path("/dev/nvidia0").exists() or Path("/dev/dri").exists()
+    known = ("glfw",) if sys.platform != "linux" else ("egl", "osmesa") if gpu else ("osmesa", "egl")
+    chosen = os.environ.get("MUJOCO_GL")
+    for name in (chosen,) if chosen else known:
+        # In a process of its own: a renderer that fails can leave libraries half loaded, or end the process.
+        environment = {**os.environ, "MUJOCO_GL": name}
+        if subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, check=False).returncode == 0:
+            return name
+    if chosen:
+        raise OSError(f"the renderer that MUJOCO_GL={chosen} asks for does not work here: unset it, or install it")
+    raise OSError("nothing here can render without a screen: install OSMesa (Debian and Ubuntu: apt-get install libosmesa6)")
+
+
+def _task(task: str, tasks: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """The suite's (domain, task) of "walker-walk", however its words are joined. Raises ValueError with the nearest names."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower())
+
+    names = {plain(domain + name): (domain, name) for domain, name in tasks}
+    if plain(task) in names:
+        return names[plain(task)]
+    near = ["-".join(names[name]) for name in difflib.get_close_matches(plain(task), names, n=3, cutoff=0.5)]
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(names)}, for example cartpole-swingup, walker-walk"
+    raise ValueError(f"there is no DeepMind Control task {task!r}: {hint}")
