@@ -1,13 +1,15 @@
 # `make train` and `make test` do everything on a fresh machine: they create .venv if it is missing and install into it.
+# What DeepMind Control needs to draw without a screen is a system package: where nothing is there yet, it is installed too.
 PYTHON ?= python3
 BIN = .venv/bin
+SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 
 .PHONY: train test lint clean
 
 train: .venv/installed
 	$(BIN)/seer train --preset quick
 
-test: lint
+test: lint .venv/renderer
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
@@ -18,6 +20,11 @@ lint: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+.venv/renderer: .venv/installed
+	$(BIN)/python -c "from seer_rl.envs.dmc import renderer; renderer()" 2> /dev/null \
+	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends libosmesa6; }
 	touch $@
 
 clean:

@@ -1,13 +1,14 @@
-"""The command line: `seer train | eval | play | plot`. Mistakes are answered in one sentence and exit code 2."""
+"""The command line: `seer train | resume | eval | play | plot`. Mistakes are answered in one sentence and exit code 2."""
 
 import argparse
 import contextlib
 import functools
 import io
 import itertools
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from seer_rl.presets import PRESETS, configure
 USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored embeddings
 
   seer train ENV [--agent {"|".join(AGENTS)}] [--preset {"|".join(PRESETS)}] [settings]   train, freeze, go on cheaper
+  seer resume RUN                                                    go on with a run that was stopped or killed
   seer eval RUN [--episodes N]                                       play whole games and print their scores
   seer play RUN --video out.mp4                                      film the agent
   seer plot RUN [RUN ...] [--output curves.png]                      draw runs into one picture
@@ -48,20 +50,33 @@ class Mistake(Exception):
     """Something the user can put right, said in one sentence."""
 
 
+class Ended(Exception):
+    """A run ended before its last step: a sentence, and the exit code."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], None]] = {"train": train_, "eval": eval_, "play": play_, "plot": plot_}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train_,
+        "resume": resume_,
+        "eval": eval_,
+        "play": play_,
+        "plot": plot_,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
     try:
         if argv[0] not in commands:
-            raise Mistake(f"there is no command {argv[0]!r}: choose train, eval, play or plot")
+            raise Mistake(f"there is no command {argv[0]!r}: choose {', '.join(commands)}")
         commands[argv[0]](argv[1:])
     except Mistake as mistake:
         print(f"seer: {mistake}", file=sys.stderr)
         return 2
+    except Ended as end:
+        print(f"seer: {end.args[0]}", file=sys.stderr)
+        return int(end.args[1])
     except KeyboardInterrupt:
         print("seer: stopped", file=sys.stderr)
         return 130
@@ -118,20 +133,43 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 def train_(arguments: list[str]) -> None:
     config = parse(arguments)
-    console = Console()
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     with mistakes():
         run = train.Run(config)
+    drive(run, Console())
+
+
+def resume_(arguments: list[str]) -> None:
+    def settings(run: tyro.conf.Positional[Path]) -> Path:
+        """Go on with a run that was stopped or killed, from its newest checkpoint, exactly as if nothing had happened.
+
+        Args:
+            run: Run directory.
+        """
+        return run
+
+    run_dir, console = read(settings, "resume", arguments), Console()
+    with mistakes():
+        run = train.resume(run_dir, lambda text: console.print(f"note: {text}", highlight=False, soft_wrap=True))
+    drive(run, console)
+
+
+def drive(run: train.Run, console: Console) -> None:
+    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C or SIGTERM."""
+    config, say = run.config, functools.partial(console.print, highlight=False, soft_wrap=True)
     threads = torch.get_num_threads()
-    say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}")
-    with warnings.catch_warnings(), Display(console) as display:
+    begun = f", going on from step {run.step:,}" if run.step else ""
+    with mistakes():
+        run.claim()
+    say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}{begun}")
+    with warnings.catch_warnings(), Display(console) as display, stopping(run) as asked:
         warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
         try:
             run.train(display)
-        except KeyboardInterrupt:
-            if run.step:
-                say(f"stopped at step {run.step:,}: its agent is in {run.run_dir}")
-            raise
+        except train.Stopped:
+            at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
+            raise Ended(f"{at}: go on with: seer resume {run.run_dir}", 128 + asked[0]) from None
+        except train.Fault as fault:
+            raise Ended(str(fault), 1) from fault
     summary(run, console)
     try:
         plots.curves([run.run_dir], run.run_dir / "curves.png")
@@ -139,6 +177,25 @@ def train_(arguments: list[str]) -> None:
     except ImportError as error:
         say(f"note: {error}")
     say(f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4")
+
+
+@contextlib.contextmanager
+def stopping(run: train.Run) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM stop the run, a second one at once; gives the signals that came."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        run.stopping = True
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def load(run_dir: Path, render_mode: str | None = None) -> tuple[TrainConfig, train.Agent, Any]:

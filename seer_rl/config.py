@@ -103,6 +103,10 @@ class TrainConfig:
     are: better run several seeds side by side."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's products; bfloat16 is two to three times faster on processors and GPUs that know it."""
+    checkpoint_every: int = 10_000
+    """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""
+    keep: int = 2
+    """Checkpoints to keep. They are removed when the run has ended."""
     run_dir: Path | None = None
     """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
     environment: Annotated[EnvConfig, tyro.conf.arg(name="env")] = field(default_factory=EnvConfig)
@@ -119,6 +123,8 @@ def check(config: TrainConfig) -> None:
         "steps": (config.steps, 1),
         "seed": (config.seed, 0),
         "threads": (config.threads, 1),
+        "checkpoint-every": (config.checkpoint_every, 1),
+        "keep": (config.keep, 1),
         "eval.every": (config.eval.every, 1),
         "eval.episodes": (config.eval.episodes, 1),
         "replay.memory": (config.replay.memory, 1),

@@ -6,8 +6,9 @@ every stored observation by a function of it inside the same bytes, and from the
 """
 
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ TERMINATED = 2  # the step ended its episode for good: nothing is worth anything
 TRUNCATED = 4  # the step's episode was cut short: its value goes on, so the observation after it is kept
 VALID = 8  # the step can be sampled: its stack and its n-step window are complete
 
+SEGMENT_BYTES = 4 << 20  # about: the records that are written to disk together
 REWRITE_CHUNK = 32  # steps; bounds what a rewrite needs on top of the arena (larger ones are no faster)
+STATE = ("memory", "size", "next", "open", "pending", "valid", "max_priority", "observation")
 
 
 class Rewriter(Protocol):
@@ -111,6 +114,7 @@ class Replay:
         self._open: int | None = None  # the record of the newest observation, which has no action yet
         self._pending = 0  # steps of the running episode whose n-step window is not complete yet
         self._valid = 0
+        self._touched: set[int] = set()  # segments with records that changed since `touched` was called
 
     # ---- bytes ---------------------------------------------------------------------------------------------------
 
@@ -161,6 +165,7 @@ class Replay:
     def _map(self, record: np.dtype[np.void], capacity: int) -> None:
         """See the arena as `capacity` records from its front and, if prioritized, a sum tree behind them."""
         self._record = record
+        self._segment = max(1, SEGMENT_BYTES // record.itemsize)
         self._steps = np.ndarray(capacity, record, self._arena)
         if self.exponent:
             behind = -(-capacity * record.itemsize // 8) * 8
@@ -191,6 +196,7 @@ class Replay:
         if self._open is None:
             raise RuntimeError("Replay.add needs a running episode: call Replay.start with its first observation")
         step = self._open
+        self._touched.add(step // self._segment)
         self._steps["action"][step] = action
         self._steps["reward"][step] = reward
         self._steps["flags"][step] |= TERMINATED if terminated else TRUNCATED if truncated else 0
@@ -221,6 +227,7 @@ class Replay:
         # Of frames the newest: the others are in the records before.
         newest = obs[-self._steps["obs"].shape[1] :] if self._rewriter is None else self._rewritten(self._observation)
         place = self._next
+        self._touched.add(place // self._segment)
         self._steps["obs"][place] = newest
         self._steps["flags"][place] = flags
         self._next = (place + 1) % self.capacity
@@ -246,6 +253,7 @@ class Replay:
 
     def _invalidate(self, step: int) -> None:
         if self._steps["flags"][step] & VALID:
+            self._touched.add(step // self._segment)
             self._steps["flags"][step] &= ~np.uint8(VALID)
             self._valid -= 1
             if self.exponent:
@@ -254,6 +262,7 @@ class Replay:
     def _complete(self, count: int, newest: int) -> None:
         """The n-step windows of `count` steps up to `newest` are complete: they can be sampled, as often as any."""
         steps = (newest - np.arange(count)) % self.capacity
+        self._touched.update((steps // self._segment).tolist())
         self._steps["flags"][steps] |= VALID
         self._valid += count
         self._pending -= count
@@ -374,6 +383,7 @@ class Replay:
             before = chunk[len(chunk) - self.stack + 1 :]
 
         self._rewriter, self._observation = fn, example[:, 0]
+        self._touched = set(range(len(self.segments())))
         self.stack = 1  # an observation no longer needs the records before it
         self._next = self._size % self.capacity
         self._open = None if self._open is None else self._size - 1
@@ -382,6 +392,50 @@ class Replay:
             self._tree.nodes.fill(0.0)
             self._tree[np.arange(self._size)] = priority[dropped:]
         return dropped
+
+    # ---- saving --------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything but the records in use, which `segments` gives."""
+        state = {name: getattr(self, "_" + name) for name in STATE}
+        state |= {"stack": self.stack, "copies": self.copies, "rng": self.rng.bit_generator.state}
+        state["rewritten"] = None if self._rewriter is None else list(self._record["obs"].shape)
+        return state | ({"tree": self._tree.nodes.copy()} if self.exponent else {})
+
+    def set_state(self, state: dict[str, Any], segments: Iterable[bytes], fn: Rewriter | None = None) -> None:
+        """Go on from what `get_state` and `segments` gave, in a replay made with the same settings.
+
+        fn: the function that the replay was rewritten with, if it was.
+        """
+        for name in STATE:
+            setattr(self, "_" + name, state[name])
+        self.stack, self.copies, self._rewriter = state["stack"], state["copies"], fn
+        self._observation = torch.from_numpy(np.array(state["observation"]))
+        self.rng.bit_generator.state = state["rng"]
+        record = self._record
+        if state["rewritten"] is not None:
+            record = self._layout(np.float32, tuple(state["rewritten"]))
+        self._map(record, self._fitting(record, self._memory))
+        begin = 0
+        for data in segments:
+            self._arena[begin : begin + len(data)] = data
+            begin += len(data)
+        if self.exponent:
+            self._tree.nodes[:] = state["tree"]
+
+    def segments(self) -> list[memoryview]:
+        """The bytes of the records in use, in segments of a fixed number of records."""
+        used, size = self._size * self._record.itemsize, self._segment * self._record.itemsize
+        return [memoryview(self._arena)[i : min(i + size, used)] for i in range(0, used, size)]
+
+    def touch(self, segments: set[int]) -> None:
+        """Count these as changed again: they did not reach the disk."""
+        self._touched |= segments
+
+    def touched(self) -> set[int]:
+        """The segments that changed since this was last called (or since the beginning)."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def _release(self, begin: int) -> None:
         """Give the arena's pages from byte `begin` on back to the system; they read as zeros when used again."""

@@ -6,13 +6,14 @@ anything else as an embedding, so the same update trains on images before and on
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from seer_rl.augment import center_crop
-from seer_rl.replay import Replay
+from seer_rl.replay import Replay, Rewriter
 
 
 class Agent(Protocol):
@@ -30,35 +31,45 @@ class Agent(Protocol):
     def augment(self, obs: torch.Tensor) -> torch.Tensor: ...
 
 
-def freeze(agent: Agent, replay: Replay, capacity: int | None = None, copies: int = 4) -> None:
+def freeze(
+    agent: Agent, replay: Replay, capacity: int | None = None, copies: int = 4, allow: Callable[[], None] = lambda: None
+) -> None:
     """Stop training `agent.lower` and rewrite `replay` with its embeddings, in place (the paper's section 4, algorithm 1).
 
     The target's lower module becomes a copy of the online one; layers above the seam are left alone on both sides. The
     replay then holds as many steps as its bytes allow, at most `capacity`. Its images are gone afterwards.
     copies: K, embeddings of differently augmented images per observation; one for an agent that augments nothing.
+    allow: called before each pass; it may raise to give up, which leaves agent and replay useless.
     Warns where embeddings take more room than frames, so that steps are lost instead of won.
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     agent.target_lower.load_state_dict(agent.lower.state_dict())
-    for module in (agent.lower, agent.target_lower):
-        module.requires_grad_(False)
-        for parameter in module.parameters():
-            parameter.grad = None  # optimizers pass over parameters that have none
     copies = copies_of(agent, replay.observation, copies)
-
-    @torch.no_grad()
-    def embeddings(obs: torch.Tensor, current: bool) -> torch.Tensor:
-        images = views(agent, obs.to(next(agent.lower.parameters()).device), copies, current)
-        z: torch.Tensor = agent.lower(torch.cat(images))  # one pass for all of them
-        return z.view(len(images), len(obs), *z.shape[1:]).transpose(0, 1)  # [B, views, ...]
-
-    dropped = replay.rewrite(embeddings, copies, capacity)
+    dropped = replay.rewrite(embedder(agent, copies, allow), copies, capacity)
     if replay.bytes_per_step > frame_bytes:
         warnings.warn(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
             f"the replay shrinks from {steps:,} to {replay.capacity:,} steps and its {dropped:,} oldest were dropped",
             stacklevel=2,
         )
+
+
+def embedder(agent: Agent, copies: int, allow: Callable[[], None] = lambda: None) -> Rewriter:
+    """Stop the training below the seam; return what makes embeddings of observations from then on."""
+    for module in (agent.lower, agent.target_lower):
+        module.requires_grad_(False)
+        for parameter in module.parameters():
+            parameter.grad = None  # optimizers pass over parameters that have none
+
+    @torch.no_grad()
+    def embeddings(obs: torch.Tensor, current: bool) -> torch.Tensor:
+        if not current:
+            allow()
+        images = views(agent, obs.to(next(agent.lower.parameters()).device), copies, current)
+        z: torch.Tensor = agent.lower(torch.cat(images))  # one pass for all of them
+        return z.view(len(images), len(obs), *z.shape[1:]).transpose(0, 1)  # [B, views, ...]
+
+    return embeddings
 
 
 def copies_of(agent: Agent, obs: torch.Tensor, copies: int) -> int:

@@ -2,36 +2,42 @@
 
 import contextlib
 import ctypes
+import fcntl
+import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gymnasium as gym
 import numpy as np
 import psutil
 import torch
 
+import seer_rl
 from seer_rl import checkpoint, envs
 from seer_rl.config import TrainConfig, check, name_of
 from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
 from seer_rl.drqv2 import DrQv2
 from seer_rl.flops import Costs
-from seer_rl.logger import Logger
+from seer_rl.logger import Logger, read
 from seer_rl.networks import Encoder, output_shape
 from seer_rl.rainbow import Rainbow
 from seer_rl.replay import Replay
 from seer_rl.sac import RAD, SAC, RADConfig
-from seer_rl.seer import copies_of, freeze, views
+from seer_rl.seer import copies_of, embedder, freeze, views
 
 Agent = Rainbow | DQN | SAC | DrQv2
 AGENT_CLASSES: dict[str, dict[str, Any]] = {
     "discrete": {"rainbow": Rainbow, "dqn": DQN},
     "continuous": {"curl": CURL, "rad": RAD, "sac": SAC, "drqv2": DrQv2},
 }
+LOCK = ".lock"
+FREEZING = "freezing: images become embeddings"
+PROGRESS = ("step", "frozen", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
 
@@ -55,15 +61,26 @@ class Phase:
         return self.steps / self.seconds if self.seconds else float("nan")
 
 
+class Stopped(Exception):
+    """Someone asked the run to stop, and it may."""
+
+
+class Fault(Exception):
+    """Something that ends a run and is not its program's mistake, in a sentence."""
+
+
 class Run:
     """One training. Building it refuses settings that cannot work and writes nothing; `train` does the rest."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, resumed: checkpoint.Checkpoint | None = None, again: bool = False) -> None:
+        """resumed: what to go on from. again: the run directory is that of a run, which may have left no checkpoint."""
         check(config)
         tune_cpu()
-        self.config = config
+        self.config, self.resumed, self.again = config, resumed, again
         self.run_dir = config.run_dir or default_run_dir(config)
-        if self.run_dir.exists():
+        if self.run_dir.exists() and not again:
+            if (step := checkpoint.newest(self.run_dir)) is not None:
+                raise ValueError(f"{self.run_dir} holds a run at step {step:,}: go on with: seer resume {self.run_dir}")
             raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it")
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)  # initial weights; everything later has a generator of its own
@@ -90,31 +107,71 @@ class Run:
         self.random_scores: list[float] = []
         self.evaluations: list[tuple[int, list[float]]] = []  # (step, scores)
         self.doing = ""  # what other than training is going on
+        self.stopping = False  # set by whoever wants the run to stop: it does so soon, with a checkpoint
+        self.saved: int | None = None  # step of the newest checkpoint
+        self._lock: IO[str] | None = None
+        self._metrics: dict[str, Any] = {}  # the latest losses
+        self._blobs: dict[str, str] = {}  # of the replay's segments, by name, as the newest checkpoint has them
+        if resumed:
+            self._set_state(resumed)
+
+    def claim(self) -> IO[str]:
+        """Make the run directory this run's own, until the file that is returned is closed.
+
+        Raises ValueError if it is another run's, or if another process is training in it.
+        """
+        if self._lock:
+            return self._lock
+        while not self.again:
+            try:
+                self.run_dir.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if self.config.run_dir:
+                    raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it") from None
+                self.run_dir = default_run_dir(self.config)  # another run, begun in the same second, was faster
+        self._lock = (self.run_dir / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends, however it does
+        except OSError:
+            self._lock.close()
+            raise ValueError(f"another process is training in {self.run_dir}") from None
+        return self._lock
 
     def train(self, show: "Callable[[Run], None]" = lambda _: None) -> None:
-        """Train to the end, writing metrics and agent to the run directory; `show` is called often."""
-        config = self.config
-        self.run_dir.mkdir(parents=True)
-        checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
-        with Logger(self.run_dir) as logger, contextlib.closing(self.env), contextlib.closing(self.eval_env):
-            self._say("a random player's games", show)
-            self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed)
-            logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
-            self._say("", show)
+        """Train to the end, writing metrics, agent and checkpoints to the run directory; `show` is called often.
 
+        Raises Stopped once `stopping` is set, when a checkpoint holds everything; Fault where the run cannot go on.
+        """
+        config = self.config
+        lock = self.claim()
+        checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
+        written = {name: bytes(data) for name, data in self.resumed.state["written"].items()} if self.resumed else None
+        logger = Logger(self.run_dir, self.step, written)
+        with lock, logger, contextlib.closing(self.env), contextlib.closing(self.eval_env):
+            if not self.resumed:
+                self._say("a random player's games", show)
+                self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._allow)
+                logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
+                self._say("", show)
+                self.replay.start(self.env.reset(seed=self.env_seed)[0])
             try:
                 self._loop(logger, show)
-            except KeyboardInterrupt:
-                checkpoint.save_agent(self.run_dir, self.agent, config)
+            except Stopped:
+                if self.doing != FREEZING:  # before a freeze there is always a checkpoint
+                    self._save(logger, show)
                 raise
+        checkpoint.remove(self.run_dir)
+        (self.run_dir / LOCK).unlink(missing_ok=True)
 
     def _loop(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
-        self.replay.start(self.env.reset(seed=self.env_seed)[0])
-        metrics: dict[str, torch.Tensor] = {}
+        self._evaluate_if_due(logger, show)  # the evaluation in which a resumed run was stopped
         while self.step < config.steps:
-            if self.step == config.seer.freeze_step:
-                self._say("freezing: images become embeddings", show)
+            if self.step == config.seer.freeze_step and not self.frozen:
+                if self.step != self.saved:
+                    self._save(logger, show)
+                self._say(FREEZING, show)
                 self._freeze(logger)
                 self._say("", show)
             self.step += 1
@@ -125,20 +182,26 @@ class Run:
             if due and len(self.replay) >= self.batch_size:
                 if self.phases[-1].name == "fill":
                     self.phases.append(self._phase("embeddings" if self.frozen else "images"))
-                metrics = self._update()
+                self._update()
             self.phases[-1].seconds += time.perf_counter() - started
             self.phases[-1].steps += 1
 
             last = self.step == config.steps
             if self.step % SHOW_EVERY == 0 or last:
+                self._require_finite()
                 self._measure()
                 show(self)
             if self.step % LOG_EVERY == 0 or last:
-                self._log(logger, metrics)
-            if self.step % config.eval.every == 0 or last:
-                self._say("evaluating", show)
-                self._evaluate(logger)
-                self._say("", show)
+                self._log(logger)
+            self._evaluate_if_due(logger, show)
+            if self.step % config.checkpoint_every == 0 and not last:
+                self._save(logger, show)
+            self._allow()
+
+    def _allow(self) -> None:
+        """Go on, unless someone wants the run to stop."""
+        if self.stopping:
+            raise Stopped
 
     @property
     def batch_size(self) -> int:
@@ -150,50 +213,118 @@ class Run:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(action, float(reward), terminated, truncated, obs)
         self._count(self.costs.act(self.frozen))
+        if not math.isfinite(reward):
+            raise Fault(f"the reward is {reward} at step {self.step:,}; {self._way_back()}")
         if "episode" in info:
             self.last_return = info["episode"]["r"]
             logger.log(self.step, {"charts/episodic_return": self.last_return, "charts/episodic_length": info["episode"]["l"]})
         if terminated or truncated:
             self.replay.start(self.env.reset()[0])
 
-    def _update(self) -> dict[str, torch.Tensor]:
+    def _update(self) -> None:
         first = self.config.replay.priority_beta
         batch = self.replay.sample(self.batch_size, first + (1 - first) * self.step / self.config.steps)
-        metrics: dict[str, torch.Tensor]
         metrics, errors = self.agent.update(batch.to(self.device))
         if self.replay.exponent:
             self.replay.update_priorities(batch.index, errors)
+        self._metrics |= metrics  # some losses are not of every update
         self._count(self.costs.update(self.frozen))
-        return metrics
 
     def _freeze(self, logger: Logger) -> None:
         self._measure()
         self._count(self.costs.freeze(self.replay.size))
         started = time.perf_counter()
-        freeze(self.agent, self.replay, every_step(self.config, self.env), self.config.seer.copies)
+        freeze(self.agent, self.replay, every_step(self.config, self.env), self.config.seer.copies, self._allow)
         self.freeze_seconds = time.perf_counter() - started
-        self.frozen = True
+        self.frozen, self._metrics = True, {}
         if self.phases[-1].name == "images":
             self.phases.append(self._phase("embeddings"))
-        logger.log(self.step, {"seer/freeze_step": self.step, "seer/freeze_seconds": self.freeze_seconds})
+        logger.log(self.step, {"seer/freeze_step": self.step})
+        logger.log(self.step, {"seer/freeze_seconds": self.freeze_seconds}, clock=True)
 
-    def _evaluate(self, logger: Logger) -> None:
-        scores = evaluate(
-            self.agent, self.eval_env, self.config.eval.episodes, (self.eval_seed + self.step) % 2**31, self.device
-        )
+    def _evaluate_if_due(self, logger: Logger, show: "Callable[[Run], None]") -> None:
+        config, done = self.config, self.evaluations[-1][0] if self.evaluations else 0
+        if self.step == done or (self.step % config.eval.every and self.step != config.steps):
+            return
+        self._say("evaluating", show)
+        seed = (self.eval_seed + self.step) % 2**31
+        scores = evaluate(self.agent, self.eval_env, config.eval.episodes, seed, self.device, self._allow)
         self.evaluations.append((self.step, scores))
         paper, true = self.flops
         logger.log(self.step, {"eval/return": float(np.mean(scores)), "eval/return_std": float(np.std(scores)),
                                "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
-        checkpoint.save_agent(self.run_dir, self.agent, self.config)
+        checkpoint.save_agent(self.run_dir, self.agent, config)
+        self._say("", show)
 
-    def _log(self, logger: Logger, metrics: dict[str, torch.Tensor]) -> None:
+    def _log(self, logger: Logger) -> None:
         phase, (paper, true) = self.phases[-1], self.flops
-        logger.log(self.step, {name: float(value) for name, value in metrics.items()})
-        logger.log(self.step, {"charts/SPS": phase.steps_per_second, "charts/process_bytes": phase.process_bytes,
-                               "replay/steps": phase.replay_steps, "replay/capacity": phase.replay_capacity,
+        logger.log(self.step, {name: float(value) for name, value in self._metrics.items()})
+        logger.log(self.step, {"replay/steps": phase.replay_steps, "replay/capacity": phase.replay_capacity,
                                "replay/bytes": phase.replay_bytes, "replay/bytes_per_step": phase.bytes_per_step,
                                "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
+        speed = {"charts/SPS": phase.steps_per_second, "charts/process_bytes": phase.process_bytes}
+        logger.log(self.step, speed, clock=True)
+
+    def _require_finite(self) -> None:
+        """Raise Fault where learning has broken down; a checkpoint is only ever written after this has passed."""
+        for name, value in self._metrics.items():
+            if not math.isfinite(value):
+                raise Fault(f"{name} is {float(value)} at step {self.step:,}; {self._way_back()}")
+
+    def _way_back(self) -> str:
+        if self.saved is None:
+            return f"there is no checkpoint in {self.run_dir} yet"
+        return f"the checkpoint of step {self.saved:,} in {self.run_dir} is from before it"
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save(self, logger: Logger, show: "Callable[[Run], None]") -> None:
+        self._require_finite()
+        doing, self.doing = self.doing, "writing a checkpoint"
+        show(self)
+        segments, touched = self.replay.segments(), self.replay.touched()
+        pieces: dict[str, checkpoint.Bytes | str] = {}
+        for i, data in enumerate(segments):
+            name = f"replay/{i}"
+            pieces[name] = data if i in touched or name not in self._blobs else self._blobs[name]
+        try:
+            self._blobs = checkpoint.save(self.run_dir, self.step, self._state(logger), pieces, self.config.keep)
+        except OSError as error:
+            self.replay.touch(touched)
+            why = f"no checkpoint could be written at step {self.step:,} ({error.strerror})"
+            raise Fault(f"{why}; {self._way_back()}") from error
+        self.saved = self.step
+        self.doing = doing
+        show(self)
+
+    def _state(self, logger: Logger) -> dict[str, Any]:
+        """The whole run but for the replay's records."""
+        return {
+            "agent": checkpoint.agent_state(self.agent),
+            "replay": self.replay.get_state(),
+            "env": envs.get_state(self.env),
+            "run": {name: getattr(self, name) for name in PROGRESS},
+            "phases": [asdict(phase) for phase in self.phases],
+            "losses": {name: float(value) for name, value in self._metrics.items()},
+            "written": {name: np.frombuffer(data, np.uint8) for name, data in logger.written().items()},
+            "versions": {module.__name__: module.__version__ for module in (seer_rl, torch, np, gym)},
+        }
+
+    def _set_state(self, resumed: checkpoint.Checkpoint) -> None:
+        state = resumed.state
+        for name in PROGRESS:
+            setattr(self, name, state["run"][name])
+        self.evaluations = [(step, scores) for step, scores in self.evaluations]
+        self.flops = (self.flops[0], self.flops[1])
+        self.phases = [Phase(**phase) for phase in state["phases"]]
+        self._metrics = state["losses"]
+        self.saved = resumed.step
+        checkpoint.set_agent_state(self.agent, state["agent"])
+        fn = embedder(self.agent, self.costs.copies, self._allow) if self.frozen else None
+        count = sum(name.startswith("replay/") for name in resumed.blobs)
+        self.replay.set_state(state["replay"], (resumed.piece(f"replay/{i}") for i in range(count)), fn)
+        self._blobs = resumed.blobs
+        envs.set_state(self.env, state["env"])
 
     def _phase(self, name: str) -> Phase:
         act = self.costs.act(self.frozen)
@@ -213,6 +344,28 @@ class Run:
     def _say(self, doing: str, show: "Callable[[Run], None]") -> None:
         self.doing = doing
         show(self)
+
+
+def resume(run_dir: Path, say: Callable[[str], None]) -> Run:
+    """The run in `run_dir` as of its newest whole checkpoint, ready to go on; `say` hears of anything unusual.
+
+    Raises ValueError if there is no run, or nothing left to do.
+    """
+    config = replace(checkpoint.load_config(run_dir), run_dir=run_dir)
+    found = checkpoint.load(run_dir, say)
+    if not found:
+        if has_ended(run_dir, config):
+            raise ValueError(f"{run_dir} has ended, at step {config.steps:,}: there is nothing left to do")
+        say(f"{run_dir} has no checkpoint yet: it begins again")
+    return Run(config, found, again=True)
+
+
+def has_ended(run_dir: Path, config: TrainConfig) -> bool:
+    """Whether the run was evaluated at its last step."""
+    try:
+        return read(run_dir).get("eval/return", [(0, 0.0)])[-1][0] == config.steps
+    except ValueError:
+        return False
 
 
 def choose_device(name: str) -> torch.device:
@@ -296,11 +449,21 @@ def default_run_dir(config: TrainConfig) -> Path:
     return next(path for path in taken if not path.exists())
 
 
-def play(env: gym.Env[Any, Any], act: Callable[[torch.Tensor], Any], episodes: int, seed: int) -> list[float]:
-    """Scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8."""
+def play(
+    env: gym.Env[Any, Any],
+    act: Callable[[torch.Tensor], Any],
+    episodes: int,
+    seed: int,
+    allow: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8.
+
+    allow: called before each step; it may raise to end the games.
+    """
     scores: list[float] = []
     obs, _ = env.reset(seed=seed)
     while len(scores) < episodes:
+        allow()
         obs, _, terminated, truncated, info = env.step(act(torch.from_numpy(obs)[None]))
         if terminated or truncated:
             scores.append(float(info["episode"]["r"]))
@@ -308,22 +471,29 @@ def play(env: gym.Env[Any, Any], act: Callable[[torch.Tensor], Any], episodes: i
     return scores
 
 
-def evaluate(agent: Agent, env: gym.Env[Any, Any], episodes: int, seed: int, device: torch.device) -> list[float]:
+def evaluate(
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    episodes: int,
+    seed: int,
+    device: torch.device,
+    allow: Callable[[], None] = lambda: None,
+) -> list[float]:
     """Scores of the agent in evaluation mode. Its training is not disturbed: the random numbers it then draws are the same."""
     state = agent.generator.get_state()
     agent.generator.manual_seed(seed)
     agent.eval()
     try:
-        return play(env, lambda obs: agent.act(obs.to(device)), episodes, seed)
+        return play(env, lambda obs: agent.act(obs.to(device)), episodes, seed, allow)
     finally:
         agent.train()
         agent.generator.set_state(state)
 
 
-def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int) -> list[float]:
+def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int, allow: Callable[[], None] = lambda: None) -> list[float]:
     """Scores of a player that chooses actions uniformly."""
     env.action_space.seed(seed)
-    return play(env, lambda _: env.action_space.sample(), episodes, seed)
+    return play(env, lambda _: env.action_space.sample(), episodes, seed, allow)
 
 
 def tune_cpu() -> None:

@@ -87,7 +87,7 @@ def test_a_run_tells_what_it_gained(
 ) -> None:
     monkeypatch.chdir(finished)
     assert {p.name for p in (finished / "run").iterdir() if not p.name.startswith("events")} == {
-        "agent.safetensors", "config.toml", "curves.png", "metrics.csv",
+        "agent.safetensors", "clock.csv", "config.toml", "curves.png", "metrics.csv",
     }  # fmt: skip
     assert main(["eval", "run", "--episodes", "2"]) == 0
     first = capsys.readouterr().out
@@ -148,5 +148,5 @@ def test_damaged_and_foreign_runs_are_refused(
 def other_agent(run: Path) -> None:
     import torch
 
-    data = safetensors.torch.save({"x": torch.zeros(1)}, {"agent": "dqn", "env": "atari/pong"})
+    data = safetensors.torch.save({"x": torch.zeros(1)}, {"seer-rl": '{"agent": "dqn", "env": "atari/pong"}'})
     (run / "agent.safetensors").write_bytes(data)

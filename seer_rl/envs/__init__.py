@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from seer_rl.envs import atari, dmc
 
@@ -33,6 +34,18 @@ def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mo
     if family == "dmc" and task:
         return dmc.make(task, settings.action_repeat, settings.size, settings.fast_render, render_mode)
     raise ValueError(f"there is no environment {name!r}: write atari/GAME or dmc/TASK, such as atari/alien or dmc/walker-walk")
+
+
+def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """Everything that what follows in `env` depends on: simulator, stack of frames, random numbers, score so far."""
+    return {"inner": env.unwrapped.get_state(), "frames": np.stack(env.get_wrapper_attr("obs_queue"))}  # type: ignore[attr-defined]
+
+
+def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    """Go on from what `get_state` gave, in an environment of the same make."""
+    env.reset(seed=0)
+    env.unwrapped.set_state(state["inner"])  # type: ignore[attr-defined]
+    env.get_wrapper_attr("obs_queue").extend(state["frames"])
 
 
 def frames_in(env: gym.Env[Any, Any]) -> int:

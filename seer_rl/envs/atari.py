@@ -46,6 +46,7 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         cv2.setNumThreads(1)  # an 84x84 image is not worth a thread
         self._resize, self._linear = cv2.resize, cv2.INTER_LINEAR
         self._rom = Path(str(ale_py.roms.get_rom_path(_rom(game, ale_py.roms.get_all_rom_ids()))))
+        self._state = ale_py.ALEState
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", 0.0)
         self._load(seed=0)
@@ -104,6 +105,21 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         if over or truncated:
             info["episode"] = {"r": self._score, "l": self._steps}
         return np.maximum.reduce(frames), reward, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that what follows depends on."""
+        emulator = np.frombuffer(self._ale.cloneState(include_rng=True).serialize(), np.uint8)
+        own = {"lives": self._lives, "score": self._score, "steps": self._steps, "life_lost": self._life_lost}
+        return {"emulator": emulator, "rng": self.np_random.bit_generator.state, **own}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave."""
+        self._ale.reset_game()
+        self._ale.act(0)  # a console that has never shown a frame is not wholly restored
+        self._ale.restoreState(self._state(state["emulator"].tobytes()))
+        self.np_random.bit_generator.state = state["rng"]
+        self._lives, self._score = state["lives"], state["score"]
+        self._steps, self._life_lost = state["steps"], state["life_lost"]
 
     def _observe(self) -> NDArray[np.uint8]:
         self._ale.getScreenGrayscale(self._screen)

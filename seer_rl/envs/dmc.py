@@ -6,6 +6,7 @@ for those before it. Actions lie in [-1, 1]. After 1000 control steps an episode
 
 import difflib
 import importlib
+import logging
 import os
 import re
 import subprocess
@@ -62,8 +63,12 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         suite = _suite()
         domain, name = _task(task, suite.ALL_TASKS)
         # What a task draws when it is built (the masses of lqr, say) is the same in every environment.
+        logging.getLogger("absl").setLevel(logging.ERROR)  # MuJoCo's advice to the suite's authors
         self._env = suite.load(domain, name, task_kwargs={"random": 0}, environment_kwargs={"flat_observation": True})
         self._physics = self._env.physics
+        self._mujoco = importlib.import_module("mujoco")
+        self._all = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        self._built = {name: field.copy() for name, field in _fields(self._physics.model).items()}
         self.action_repeat = action_repeat or ACTION_REPEATS.get(domain, 4)
         self.max_episode_steps = -(-TIME_LIMIT // self.action_repeat)
         self.size, self.render_mode = size, render_mode
@@ -109,6 +114,35 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
             info["episode"] = {"r": float(self._return), "l": -(-self._control_steps // self.action_repeat)}
         return self._frame(), float(reward), terminated, truncated, info
 
+    def get_state(self) -> dict[str, Any]:
+        """Everything that what follows depends on: also what of the model the task changes, a target's place for example."""
+        model = {
+            name: field for name, field in _fields(self._physics.model).items() if not np.array_equal(field, self._built[name])
+        }
+        physics = np.empty(self._mujoco.mj_stateSize(self._physics.model.ptr, self._all))
+        self._mujoco.mj_getState(self._physics.model.ptr, self._physics.data.ptr, physics, self._all)
+        _, keys, *numbers = self._env.task.random.get_state()
+        own = {"control_steps": self._control_steps, "return": float(self._return), "over": self._env._reset_next_step}
+        task = {"keys": keys, "numbers": numbers, "step_count": self._env._step_count}
+        rng = self.np_random.bit_generator.state
+        return {"physics": physics, "model": model, "rng": rng, "task": task, **own}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave."""
+        self._env.reset()
+        for name, field in _fields(self._physics.model).items():
+            field[...] = state["model"].get(name, self._built[name])
+        model, data = self._physics.model.ptr, self._physics.data.ptr
+        self._mujoco.mj_setState(model, data, state["physics"], self._all)
+        with self._physics.contexts.gl.make_current() as context:
+            for terrain in range(model.nhfield):  # the renderer has a copy of its own
+                context.call(self._mujoco.mjr_uploadHField, model, self._physics.contexts.mujoco.ptr, terrain)
+        self._mujoco.mj_step1(model, data)  # what follows from positions and velocities, as after a step
+        self._env.task.random.set_state(("MT19937", state["task"]["keys"], *state["task"]["numbers"]))
+        self._env._step_count, self._env._reset_next_step = state["task"]["step_count"], state["over"]
+        self.np_random.bit_generator.state = state["rng"]
+        self._control_steps, self._return = state["control_steps"], state["return"]
+
     def _frame(self) -> NDArray[np.uint8]:
         return np.ascontiguousarray(self._picture(self.size).transpose(2, 0, 1))
 
@@ -125,12 +159,18 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         self._env.close()
 
 
+def _fields(model: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of a MuJoCo model, by name."""
+    found = {name: getattr(model.ptr, name) for name in dir(model.ptr) if not name.startswith("_")}
+    return {name: field for name, field in found.items() if isinstance(field, np.ndarray) and field.flags.writeable}
+
+
 def _suite() -> Any:
     """dm_control.suite, imported with a renderer that works here. Raises ImportError or OSError with what to install."""
     try:
         importlib.import_module("mujoco")
         if "dm_control" not in sys.modules:
-            os.environ["MUJOCO_GL"] = _renderer()
+            os.environ["MUJOCO_GL"] = renderer()
             # Render in the calling thread: a thread of the renderer's own is gone before the renderers are, when Python ends.
             os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
         return importlib.import_module("dm_control.suite")
@@ -138,7 +178,7 @@ def _suite() -> Any:
         raise ImportError("DeepMind Control needs the extra [dmc]: pip install 'seer-rl[dmc]'") from error
 
 
-def _renderer() -> str:
+def renderer() -> str:
     """A value of MUJOCO_GL that works: the user's; else EGL on a GPU; on a CPU OSMesa, which is faster there, or EGL."""
     gpu = Path("/dev/nvidia0").exists() or Path("/dev/dri").exists()
     known = ("glfw",) if sys.platform != "linux" else ("egl", "osmesa") if gpu else ("osmesa", "egl")
