@@ -347,3 +347,12 @@ def test_signals_stop_a_run_soon_with_a_checkpoint(number: signal.Signals, tmp_p
 def test_settings_of_checkpoints_survive_their_file() -> None:
     config = dataclasses.replace(ATARI, checkpoint_every=7, keep=3)
     assert from_toml(to_toml(config)) == config
+
+
+def test_torture_for_a_while() -> None:
+    """The short form of `python -m tests.torture`, in a process that can fork before any thread runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.torture", "--minutes", "0.5"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every run ended exactly as left alone" in done.stdout

@@ -1,0 +1,42 @@
+"""What this machine can do at best, measured: the ceilings that the other benchmarks are compared with."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def seconds(work: Callable[[], object], repeats: int = 7) -> float:
+    """Median time of one call, after one that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def matrix_rate(dtype: torch.dtype, size: int = 1024) -> float:
+    """Operations per second (multiplications and additions) of a square matrix product."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: a @ b)
+
+
+def bandwidth(megabytes: int = 256) -> float:
+    """Bytes per second of copying an array that no cache holds, read and written."""
+    source = torch.ones(megabytes * 250_000)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds(lambda: target.copy_(source))
+
+
+def name() -> str:
+    """The processor and what is used of it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores, of which {torch.get_num_threads()} used; PyTorch {torch.__version__}"

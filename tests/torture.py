@@ -1,0 +1,129 @@
+"""Kill runs at random instants, resume them, and compare their end with that of a run that was left alone.
+
+    python -m tests.torture --minutes 10
+
+A run here is short, but passes everything: filling, images, checkpoints, evaluations, the freeze, embeddings. Each attempt is
+a process of its own that is killed (SIGKILL) after a random time. Every resume must succeed, and every run must end exactly as
+the undisturbed one: the same weights, the same metrics, to the last bit.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from seer_rl import checkpoint, train
+from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.curl import CURLConfig
+from seer_rl.envs import EnvConfig
+from seer_rl.rainbow import RainbowConfig
+
+RUNS = {
+    "rainbow": TrainConfig(
+        "atari/qbert",
+        steps=500,
+        seer=SeerConfig(freeze_step=300),
+        replay=ReplayConfig(memory=2_000_000, priority_exponent=0.5),
+        eval=EvalConfig(every=200, episodes=1),
+        agent=RainbowConfig(learning_starts=60, batch_size=8),
+        checkpoint_every=30,
+    ),
+    "curl": TrainConfig(
+        "dmc/reacher-easy",
+        steps=300,
+        environment=EnvConfig(size=24, fast_render=True),
+        seer=SeerConfig(freeze_step=180, copies=2),
+        replay=ReplayConfig(memory=250_000),
+        eval=EvalConfig(every=150, episodes=1),
+        agent=CURLConfig(crop=20, hidden=32, learning_starts=40, batch_size=12),
+        checkpoint_every=30,
+    ),
+}
+
+
+def attempt(config: TrainConfig, run_dir: Path, log: Path) -> int:
+    """Begin or resume the run in a new process; gives its id."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            begun = (run_dir / checkpoint.CONFIG).exists()
+            again = begun or run_dir.exists()  # killed between the directory and its first file: there is no run in it yet
+            if begun:
+                run = train.resume(run_dir, lambda text: print(text))
+            else:
+                run = train.Run(replace(config, run_dir=run_dir), again=again)
+            run.train()
+            code = 0
+        except ValueError as error:
+            code = 0 if "has ended" in str(error) else 1  # killed after the last step, before the process ended
+            traceback.print_exc()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            file.flush()
+            os._exit(code)
+
+
+def ended(run_dir: Path) -> tuple[bytes, bytes]:
+    """What a run came to."""
+    return (run_dir / checkpoint.AGENT).read_bytes(), (run_dir / "metrics.csv").read_bytes()
+
+
+def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
+    """Kill and resume for so long. Raises AssertionError at the first run that does not end as it should."""
+    torch.set_num_threads(1)
+    rng, counts, until = random.Random(seed), Counter[str](), time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory() as directory:
+        expected, durations, log = {}, {}, Path(directory) / "log"
+        for name, config in RUNS.items():
+            begun = time.monotonic()
+            _, status = os.waitpid(attempt(config, Path(directory) / name, log), 0)
+            assert status == 0, log.read_text()
+            durations[name], expected[name] = time.monotonic() - begun, ended(Path(directory) / name)
+        while time.monotonic() < until:
+            name = rng.choice(list(RUNS))
+            run_dir = Path(directory) / f"{name}{counts['runs']}"
+            while True:
+                pid = attempt(RUNS[name], run_dir, log)
+                time.sleep(rng.uniform(0, 0.35 * durations[name]))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                if os.WIFSIGNALED(status):
+                    counts["kills"] += 1
+                    counts["during a checkpoint"] += any(run_dir.glob("checkpoints/.*"))
+                    continue
+                assert status == 0, f"a resume failed:\n{log.read_text()}"
+                break
+            assert ended(run_dir) == expected[name], f"{name} ended otherwise after being killed"
+            counts["runs"] += 1
+            if say:
+                print(f"{dict(counts)}", flush=True)
+    return counts
+
+
+def main(minutes: float = 1.0, seed: int = 0) -> None:
+    """Kill runs at random instants and compare their end with that of a run left alone.
+
+    Args:
+        minutes: How long.
+        seed: Of the instants.
+    """
+    counts = torture(minutes, seed)
+    print(f"{counts['kills']} kills in {counts['runs']} runs: every resume succeeded, every run ended exactly as left alone")
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
