@@ -19,7 +19,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import __version__, checkpoint, plots, train
+from seer_rl import __version__, checkpoint, memory, plots, train
 from seer_rl.config import AGENTS, TrainConfig
 from seer_rl.console import Display, scores, summary
 from seer_rl.presets import PRESETS, configure
@@ -133,9 +133,10 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 def train_(arguments: list[str]) -> None:
     config = parse(arguments)
+    console = Console()
     with mistakes():
-        run = train.Run(config)
-    drive(run, Console())
+        run = train.Run(memory.settle(config, functools.partial(console.print, highlight=False, soft_wrap=True)))
+    drive(run, console)
 
 
 def resume_(arguments: list[str]) -> None:

@@ -36,24 +36,24 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * unit)
 
 
-OptionalSize = Annotated[
-    int | None,
-    tyro.constructors.PrimitiveConstructorSpec(
+def _size_or(*words: str) -> Any:
+    """How the command line reads a size, or one of `words` ("none" is None)."""
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="SIZE",
-        instance_from_str=lambda texts: None if texts[0].lower() == "none" else parse_size(texts[0]),
-        is_instance=lambda value: value is None or isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
+        metavar="|".join(["SIZE", *words]),
+        instance_from_str=lambda texts: {"none": None}.get(texts[0], texts[0]) if texts[0] in words else parse_size(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, int) or value in words,
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """What the replay may hold. Without a limit: every step of the run."""
 
-    memory: OptionalSize = None
-    """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze."""
+    memory: Annotated[int | Literal["auto"] | None, _size_or("none", "auto")] = None
+    """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze.
+    auto: the largest that fits, into --memory-limit or what memory is free."""
     capacity: int | None = None
     """Or its steps before the freeze; their bytes are the budget afterwards."""
     priority_exponent: float = 0.0
@@ -103,6 +103,8 @@ class TrainConfig:
     are: better run several seeds side by side."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's products; bfloat16 is two to three times faster on processors and GPUs that know it."""
+    memory_limit: Annotated[int | None, _size_or("none")] = None
+    """Bytes that the whole process may take. A run that could take more is refused at the start, with the arithmetic."""
     checkpoint_every: int = 10_000
     """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""
     keep: int = 2
@@ -127,7 +129,8 @@ def check(config: TrainConfig) -> None:
         "keep": (config.keep, 1),
         "eval.every": (config.eval.every, 1),
         "eval.episodes": (config.eval.episodes, 1),
-        "replay.memory": (config.replay.memory, 1),
+        "replay.memory": (None if config.replay.memory == "auto" else config.replay.memory, 1),
+        "memory-limit": (config.memory_limit, 1),
         "replay.capacity": (config.replay.capacity, 1),
         "replay.priority-exponent": (config.replay.priority_exponent, 0),
         "replay.priority-beta": (config.replay.priority_beta, 0),

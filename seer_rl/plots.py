@@ -57,7 +57,8 @@ def curves(runs: Sequence[Path], output: Path) -> None:
                 for metrics in members:
                     points = metrics.get(name, [])
                     if name == "charts/SPS":  # how fast the replay fills before training is another question
-                        trained = {step for step, _ in metrics.get("losses/loss", [])}
+                        losses = (points for key, points in metrics.items() if key.startswith("losses/"))
+                        trained = {step for series in losses for step, _ in series}
                         points = [(step, value) for step, value in points if step in trained]
                     steps = [step for step, _ in points]
                     x = _interpolated([(0, 0.0), *metrics["compute/flops"]], steps) if by_flops else [float(s) for s in steps]

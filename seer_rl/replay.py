@@ -134,6 +134,11 @@ class Replay:
         return len(self._steps)
 
     @property
+    def memory(self) -> int:
+        """Bytes of all the records that the arena holds."""
+        return self.capacity * self.bytes_per_step
+
+    @property
     def size(self) -> int:
         """Records in use."""
         return self._size

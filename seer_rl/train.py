@@ -402,12 +402,14 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
 
 def make_replay(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Replay:
     """The replay that `config` asks for. Without a limit it holds every step of the run."""
-    agent, capacity = config.agent, config.replay.capacity
-    if capacity is None and config.replay.memory is None:
+    agent, capacity, memory = config.agent, config.replay.capacity, config.replay.memory
+    if memory == "auto":
+        raise ValueError("how much memory is left for the replay is for seer_rl.memory.settle to find out")
+    if capacity is None and memory is None:
         capacity = every_step(config, env)
     return Replay(
         env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
-        memory=config.replay.memory, capacity=capacity, stack=envs.frames_in(env), n_step=agent.n_step, discount=agent.discount,
+        memory=memory, capacity=capacity, stack=envs.frames_in(env), n_step=agent.n_step, discount=agent.discount,
         priority_exponent=config.replay.priority_exponent, seed=seed,
     )  # fmt: skip
 

@@ -12,12 +12,13 @@ FLOORS = [
     {"networks", "augment", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari", "envs.dmc"},
     {"seer", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train"},
-    {"console", "__main__"},
+    {"console", "memory", "__main__"},
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("__main__", "console"),
+    ("__main__", "memory"), ("memory", "console"),
 }  # fmt: skip
 
 

@@ -1,0 +1,82 @@
+"""The memory that was promised before a run, against what the run then took."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from seer_rl import memory
+from seer_rl.__main__ import main
+from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.rainbow import RainbowConfig
+
+CONFIG = TrainConfig(
+    "atari/qbert",
+    steps=3300,
+    seer=SeerConfig(freeze_step=3100),
+    replay=ReplayConfig(memory=20_000_000),
+    eval=EvalConfig(episodes=1),
+    agent=RainbowConfig(learning_starts=2900),
+)
+SETTINGS = "--steps 3300 --seer.freeze-step 3100 --agent.learning-starts 2900 --eval.episodes 1 --replay.memory 20MB"
+MEASURED = """
+import re, sys
+from seer_rl.__main__ import main
+code = main(sys.argv[1:])
+print("most held:", int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def rest() -> int:
+    """Bytes beside the replay, as the rehearsal found them."""
+    return memory.beside_replay(CONFIG)
+
+
+def test_a_run_keeps_to_what_was_printed_at_its_start(tmp_path: Path) -> None:
+    """Over everything: a replay that fills and wraps, updates, the freeze, evaluations, the picture."""
+    command = [sys.executable, "-c", MEASURED, "train", "atari/qbert", *SETTINGS.split(), "--memory-limit", "600MB"]
+    done = subprocess.run([*command, "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = re.search(r"memory: at most (\d+) MB \(replay 20 MB, everything else \d+ MB\) of 600 MB", done.stdout)
+    assert printed, done.stdout
+    held = re.search(r"most held: (\d+)", done.stdout)
+    assert held
+    assert int(held[1]) / 1e6 == pytest.approx(int(printed[1]), rel=0.05)
+
+
+def test_what_cannot_fit_is_refused_with_the_arithmetic(rest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "beside_replay", lambda _: rest)
+    said: list[str] = []
+    exact = replace(CONFIG, memory_limit=rest + 20_000_000)
+    assert memory.settle(exact, said.append) == exact
+    assert said[0].startswith("memory: at most")
+    with pytest.raises(ValueError, match=r"replay 20 MB, everything else .*, more than .*: --replay\.memory 19000000 fits"):
+        memory.settle(replace(exact, memory_limit=rest + 19_000_000), said.append)
+    with pytest.raises(ValueError, match="even without a replay it does not fit"):
+        memory.settle(replace(exact, memory_limit=100_000_000), said.append)
+
+
+def test_an_automatic_replay_is_the_largest_that_fits_but_no_larger_than_the_run(
+    rest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "beside_replay", lambda _: rest)
+    automatic = replace(CONFIG, replay=ReplayConfig(memory="auto"))
+    found = memory.settle(replace(automatic, memory_limit=rest + 12_345_678), print)
+    assert found.replay.memory == 12_345_678
+    every_step = memory.replay_bytes(replace(CONFIG, replay=ReplayConfig()))
+    assert memory.settle(replace(automatic, memory_limit=10**10), print).replay.memory == every_step
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": rest + 7_000_000}))
+    assert memory.settle(automatic, print).replay.memory == 7_000_000
+
+
+def test_without_a_limit_nothing_is_rehearsed_and_mistakes_are_found_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert memory.settle(CONFIG, pytest.fail) is CONFIG
+    assert main(["train", "atari/sequest", "--memory-limit", "1GB"]) == 2
+    assert "did you mean seaquest" in capsys.readouterr().err
+    assert main(["train", "atari/alien", "--memory-limit", "much"]) == 2
+    assert "'much' is not a size" in capsys.readouterr().err
