@@ -6,6 +6,7 @@ import fcntl
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ AGENT_CLASSES: dict[str, dict[str, Any]] = {
 }
 LOCK = ".lock"
 FREEZING = "freezing: images become embeddings"
-PROGRESS = ("step", "frozen", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
+PROGRESS = ("step", "frozen", "restarted", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
 
@@ -100,6 +101,7 @@ class Run:
         # What follows is for whoever watches: `show` gets the run itself.
         self.step = 0
         self.frozen = False
+        self.restarted = False  # the environment, after a failure
         self.phases = [self._phase("fill")]
         self.flops = (0, 0)  # so far: (paper, true)
         self.freeze_seconds = float("nan")
@@ -148,7 +150,7 @@ class Run:
         checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
         written = {name: bytes(data) for name, data in self.resumed.state["written"].items()} if self.resumed else None
         logger = Logger(self.run_dir, self.step, written)
-        with lock, logger, contextlib.closing(self.env), contextlib.closing(self.eval_env):
+        with lock, logger, contextlib.closing(self):
             if not self.resumed:
                 self._say("a random player's games", show)
                 self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._allow)
@@ -198,6 +200,11 @@ class Run:
                 self._save(logger, show)
             self._allow()
 
+    def close(self) -> None:
+        """Free what the environments hold."""
+        self.env.close()
+        self.eval_env.close()
+
     def _allow(self) -> None:
         """Go on, unless someone wants the run to stop."""
         if self.stopping:
@@ -210,7 +217,12 @@ class Run:
 
     def _act(self, logger: Logger) -> None:
         action = self.agent.act(self.replay.observation.to(self.device))
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:  # of many kinds, by the simulator
+            self._restart(error)
+            self._act(logger)
+            return
         self.replay.add(action, float(reward), terminated, truncated, obs)
         self._count(self.costs.act(self.frozen))
         if not math.isfinite(reward):
@@ -220,6 +232,15 @@ class Run:
             logger.log(self.step, {"charts/episodic_return": self.last_return, "charts/episodic_length": info["episode"]["l"]})
         if terminated or truncated:
             self.replay.start(self.env.reset()[0])
+
+    def _restart(self, error: Exception) -> None:
+        """Go on in a new environment after the first failure of one; the episode is cut. Raises Fault at the second."""
+        if self.restarted:
+            raise Fault(f"the environment failed again at step {self.step:,} ({error!r}); {self._way_back()}") from error
+        self.restarted = True
+        warnings.warn(f"the environment failed at step {self.step:,} ({error!r}) and was started anew", stacklevel=2)
+        self.env = make_env(self.config, training=True)
+        self.replay.start(self.env.reset(seed=self.env_seed + self.step)[0])
 
     def _update(self) -> None:
         first = self.config.replay.priority_beta

@@ -297,6 +297,30 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pyt
         run.train()
 
 
+def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path) -> None:
+    run, failures = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200)), 1
+
+    def fail(run: train.Run) -> None:
+        """The emulator's connection is cut: the real environment raises."""
+        nonlocal failures
+        if run.step >= 100 and failures:
+            failures -= 1
+            run.env.unwrapped._ale = None  # type: ignore[attr-defined]
+
+    with pytest.warns(UserWarning, match=r"the environment failed at step 101 \(AttributeError.*and was started anew"):
+        run.train(fail)
+    assert run.step == 200
+    assert run.replay._steps["flags"][:200].any()
+    assert (run.replay._steps["flags"] & 2 > 0).sum() >= 1  # the episode was cut
+
+    run, failures = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
+    with (
+        pytest.warns(UserWarning, match="was started anew"),
+        pytest.raises(train.Fault, match=r"failed again at step 121 .*; there is no checkpoint"),
+    ):
+        run.train(fail)
+
+
 def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     assert main(["train", "atari/qbert", "--run-dir", str(tmp_path / "run")]) == 2
