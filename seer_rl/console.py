@@ -50,6 +50,16 @@ def scores(values: list[float]) -> str:
     return f"{np.mean(values):,.1f} ± {np.std(values):,.1f}"
 
 
+def heading(run: Run) -> str:
+    """What is run, with the settings that make its results another thing than the paper's."""
+    config = run.config
+    return ", ".join(
+        [config.env, name_of(config.agent)]
+        + ["fast render"] * config.environment.fast_render
+        + [config.precision] * (config.precision != "float32")
+    )
+
+
 class Display:
     """Shows a run: a live panel in a terminal, a line now and then elsewhere. Call it with the run."""
 
@@ -91,7 +101,7 @@ class Display:
         }
 
     def _panel(self, run: Run) -> Table:
-        title = Text(f"{run.config.env}, {name_of(run.config.agent)}", style="bold")
+        title = Text(heading(run), style="bold")
         table = Table.grid(padding=(0, 2))
         table.add_row("", title)
         table.add_row("", ProgressBar(total=run.config.steps, completed=run.step, width=60))
@@ -117,7 +127,7 @@ def summary(run: Run, console: Console) -> None:
     shown = [by_name[name] for name in ("images", "embeddings") if name in by_name]
     if shown:
         headings = {"images": "images (before)", "embeddings": "embeddings (after)"}
-        table = Table(title=f"{run.config.env}, {name_of(run.config.agent)}: an agent step", title_justify="left")
+        table = Table(title=f"{heading(run)}: an agent step", title_justify="left")
         table.add_column("")
         for phase in shown:
             table.add_column(headings[phase.name], justify="right")
