@@ -268,6 +268,7 @@ def test_acting(name: str) -> None:
         SAC(SACConfig(), (9, 12, 12), A)
 
 
+@pytest.mark.filterwarnings("ignore:an embedding takes more memory")  # than 16x16 pixels
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", ["sac", "drqv2"])
 def test_a_time_limit_is_not_the_end_of_value(name: str, frozen: bool) -> None:
