@@ -97,9 +97,11 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
             run_dir = Path(directory) / f"{name}{counts['runs']}"
             while True:
                 pid = attempt(RUNS[name], run_dir, log)
-                time.sleep(rng.uniform(0, 0.35 * durations[name]))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                # Mostly early, but never always before the first checkpoint; when time is up, the last run may end.
+                if time.monotonic() < until:
+                    time.sleep(durations[name] * rng.random() ** 2)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
                 if os.WIFSIGNALED(status):
                     counts["kills"] += 1
