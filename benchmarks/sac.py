@@ -59,9 +59,9 @@ def main(
     console = Console()
     runs = [train.Run(config) for _ in range(2)]
     rng = np.random.default_rng(0)
-    shape = runs[0].env.observation_space.shape or ()
+    shape = runs[0].eval_env.observation_space.shape or ()
     frames = rng.integers(0, 256, (64, *shape), dtype=np.uint8)
-    actions = rng.uniform(-1, 1, (64, *(runs[0].env.action_space.shape or ()))).astype(np.float32)
+    actions = rng.uniform(-1, 1, (64, *(runs[0].eval_env.action_space.shape or ()))).astype(np.float32)
     for run in runs:
         run.replay.start(frames[0])
         for i in range(steps):

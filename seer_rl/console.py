@@ -57,6 +57,7 @@ def heading(run: Run) -> str:
         [config.env, name_of(config.agent)]
         + ["fast render"] * config.environment.fast_render
         + [config.precision] * (config.precision != "float32")
+        + ["compiled"] * config.compile
     )
 
 

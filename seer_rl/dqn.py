@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.flops import Part, layers
-from seer_rl.networks import EncoderName, encoder, output_shape
+from seer_rl.networks import EncoderName, Mixed, encoder, output_shape
 from seer_rl.replay import Batch
 
 
@@ -60,7 +60,8 @@ class DQN(nn.Module):
         self.lower, rest = encoder(config.encoder, obs_shape, seam)
         features = output_shape(nn.Sequential(self.lower, rest), obs_shape, torch.uint8)[0]
         fc1, fc2 = nn.Linear(features, config.hidden), nn.Linear(config.hidden, actions)
-        self.upper = nn.Sequential(OrderedDict([*rest.named_children(), ("fc1", fc1), ("relu", nn.ReLU()), ("fc2", fc2)]))
+        hidden = Mixed(OrderedDict([*rest.named_children(), ("fc1", fc1), ("relu", nn.ReLU())]))
+        self.upper = nn.Sequential(OrderedDict(hidden=hidden, fc2=fc2))
         self.target_lower, self.target_upper = copy.deepcopy((self.lower, self.upper))
         self.target_lower.requires_grad_(False)
         self.target_upper.requires_grad_(False)

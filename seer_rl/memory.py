@@ -6,6 +6,7 @@ is what the run needs beside its replay.
 """
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -59,8 +60,9 @@ def beside_replay(config: TrainConfig) -> int:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / checkpoint.CONFIG
         path.write_text(to_toml(replace(config, replay=replace(config.replay, memory=None), memory_limit=None, run_dir=None)))
-        command = [sys.executable, "-m", "seer_rl.memory", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-P", "-m", "seer_rl.memory", str(path)]
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # this very package, wherever it was found
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | paths)
     if done.returncode:
         raise ValueError((done.stderr.strip().splitlines() or ["the rehearsal failed"])[-1].partition(": ")[2])
     return int(done.stdout)
@@ -75,18 +77,19 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
     run = train.Run(replace(config, steps=10**6, replay=small, seer=seer, run_dir=directory / "run"))
     (directory / "run").mkdir()
     with Logger(directory / "run") as logger:
-        obs, _ = run.env.reset(seed=0)
+        run.env = train.start_env(config)
+        obs = run.env.reset(seed=0)
         run.eval_env.reset(seed=0)
         run.replay.start(obs)
         for _ in range(batch + agent.n_step + 8):
-            run.replay.add(run.env.action_space.sample(), 0.0, False, False, obs)
+            run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
         sides: tuple[bool, ...] = (False, True) if frozen else (False,)
         for side in sides:
             if side:
                 run._freeze(logger)
             for _ in range(4):
-                run.env.step(run.agent.act(run.replay.observation.to(run.device)))
-                run._update()
+                run._step(logger)
+                run._update(logger)
         run._measure()
         run._log(logger)
         logger.log(0, {"eval/random_return": 0.0, "eval/return": 0.0})
@@ -95,16 +98,18 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
     checkpoint.save_config(run.run_dir, config)
     with contextlib.suppress(ImportError):
         plots.curves([run.run_dir], run.run_dir / "curves.png")
-    return most_held() - run.replay.nbytes
+    held = sum(most_held(process.pid) for process in run.processes())
+    run.close()
+    return held - run.replay.nbytes
 
 
-def most_held() -> int:
-    """Most bytes that this process ever held at once."""
-    status = Path("/proc/self/status")
+def most_held(pid: int) -> int:
+    """Most bytes that a process ever held at once."""
+    status = Path(f"/proc/{pid}/status")
     if status.exists():
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         return int(found[1]) * 1024 if found else 0
-    return int(psutil.Process().memory_info().rss)
+    return int(psutil.Process(pid).memory_info().rss)
 
 
 def main() -> None:

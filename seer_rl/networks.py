@@ -30,13 +30,16 @@ class Pixels(nn.Module):
         return x.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)
 
 
-class Encoder(nn.Sequential):
-    """Modules in a row whose products are computed in `precision`; parameters and results are float32 all the same."""
+class Mixed(nn.Sequential):
+    """Modules in a row whose products are computed in `precision`; parameters and results are float32 all the same.
+
+    The products of a single input are float32: converting the weights would take longer than multiplying with them.
+    """
 
     precision = torch.float32
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32 and len(x) > 1):
             y: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return y.float() if len(self) else y
 
@@ -74,7 +77,7 @@ def _blocks(name: EncoderName, channels: int) -> list[OrderedDict[str, nn.Module
     return blocks
 
 
-def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[Encoder, Encoder]:
+def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[Mixed, Mixed]:
     """A convolutional encoder of uint8 images [B, C, H, W], cut in two after layer `layers` (default: the last) and ReLU.
 
     Layers are convolutions, in "impala" stages of five. The lower part of a whole encoder ends with the flattened activation;
@@ -90,7 +93,7 @@ def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = 
     for i, block in enumerate(blocks, start=1):
         parts[i > cut].update(block)
     parts[cut < len(blocks)]["flatten"] = nn.Flatten()
-    lower, upper = Encoder(parts[0]), Encoder(parts[1])
+    lower, upper = Mixed(parts[0]), Mixed(parts[1])
     try:
         output_shape(nn.Sequential(lower, upper), obs_shape, torch.uint8)
     except RuntimeError as error:
@@ -160,8 +163,8 @@ class DuelingC51(nn.Module):
         self.advantage = stream(actions * atoms)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        value = self.value(z).view(-1, 1, self.atoms)
-        advantage = self.advantage(z).view(-1, self.actions, self.atoms)
+        value = self.value(z).float().view(-1, 1, self.atoms)
+        advantage = self.advantage(z).float().view(-1, self.actions, self.atoms)
         logits: torch.Tensor = value + advantage - advantage.mean(dim=1, keepdim=True)
         return logits
 
@@ -186,9 +189,13 @@ class ActorCriticEmbedding(nn.Module):
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers: what actors and critics are above their embeddings. Their first layer is the network's second."""
+    """Two hidden layers: what actors and critics are above their embeddings. Their first layer is the network's second.
+
+    The results are float32 products in any case: values are too large for bfloat16's 8 bits to tell their differences.
+    """
     fc2, fc3, fc4 = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)
-    return nn.Sequential(OrderedDict(fc2=fc2, relu2=nn.ReLU(), fc3=fc3, relu3=nn.ReLU(), fc4=fc4))
+    below = Mixed(OrderedDict(fc2=fc2, relu2=nn.ReLU(), fc3=fc3, relu3=nn.ReLU()))
+    return nn.Sequential(OrderedDict(hidden=below, fc4=fc4))
 
 
 class TwinQ(nn.Module):

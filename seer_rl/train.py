@@ -19,15 +19,17 @@ import torch
 
 import seer_rl
 from seer_rl import checkpoint, envs
+from seer_rl.compile import compile_losses, uncompile_losses
 from seer_rl.config import TrainConfig, check, name_of
 from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
 from seer_rl.drqv2 import DrQv2
+from seer_rl.envs.apart import Apart, EnvironmentFailed
 from seer_rl.flops import Costs
 from seer_rl.logger import Logger, read
-from seer_rl.networks import Encoder, output_shape
+from seer_rl.networks import Mixed, output_shape
 from seer_rl.rainbow import Rainbow
-from seer_rl.replay import Replay
+from seer_rl.replay import Batch, Replay
 from seer_rl.sac import RAD, SAC, RADConfig
 from seer_rl.seer import copies_of, embedder, freeze, views
 
@@ -89,16 +91,20 @@ class Run:
             int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1
         )
         self.device = choose_device(config.device)
-        self.env, self.eval_env = make_env(config, training=True), make_env(config, training=False)
-        self.agent = make_agent(config, self.env, agent_seed).to(self.device)
-        self.replay = make_replay(config, self.env, self.replay_seed)
-        self.costs = costs(self.agent, self.env, config)
-        require_batch(config, self.replay.capacity, envs.frames_in(self.env))
+        self.eval_env = make_env(config, training=False)  # the training environment is a process of its own, begun by `train`
+        self.agent = make_agent(config, self.eval_env, agent_seed).to(self.device)
+        self.uncompiled: list[torch.dtype] = []  # kinds of observations for which the update is yet to be compiled
+        if config.compile and compile_losses(self.agent, self.agent.name):
+            self.uncompiled = [torch.uint8, torch.float32]
+        self.replay = make_replay(config, self.eval_env, self.replay_seed)
+        self.costs = costs(self.agent, self.eval_env, config)
+        require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
             require_batch(config, self.replay.capacity_for(np.float32, (self.costs.copies, *z)), 1)
 
         # What follows is for whoever watches: `show` gets the run itself.
+        self.env: Apart | None = None
         self.step = 0
         self.frozen = False
         self.restarted = False  # the environment, after a failure
@@ -151,20 +157,30 @@ class Run:
         written = {name: bytes(data) for name, data in self.resumed.state["written"].items()} if self.resumed else None
         logger = Logger(self.run_dir, self.step, written)
         with lock, logger, contextlib.closing(self):
-            if not self.resumed:
-                self._say("a random player's games", show)
-                self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._allow)
-                logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
-                self._say("", show)
-                self.replay.start(self.env.reset(seed=self.env_seed)[0])
             try:
-                self._loop(logger, show)
-            except Stopped:
-                if self.doing != FREEZING:  # before a freeze there is always a checkpoint
-                    self._save(logger, show)
-                raise
+                self._begin(logger, show)
+                try:
+                    self._loop(logger, show)
+                except Stopped:
+                    if self.doing != FREEZING:  # before a freeze there is always a checkpoint
+                        self._save(logger, show)
+                    raise
+            except EnvironmentFailed as error:
+                raise Fault(f"the environment failed at step {self.step:,} ({error}); {self._way_back()}") from error
         checkpoint.remove(self.run_dir)
         (self.run_dir / LOCK).unlink(missing_ok=True)
+
+    def _begin(self, logger: Logger, show: "Callable[[Run], None]") -> None:
+        config = self.config
+        self.env = start_env(config)
+        if self.resumed:
+            self.env.set_state(self.resumed.state["env"])
+            return
+        self._say("a random player's games", show)
+        self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._allow)
+        logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
+        self._say("", show)
+        self.replay.start(self.env.reset(self.env_seed))
 
     def _loop(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
@@ -179,12 +195,7 @@ class Run:
             self.step += 1
 
             started = time.perf_counter()
-            self._act(logger)
-            due = self.step >= config.agent.learning_starts and self.step % config.agent.update_every == 0
-            if due and len(self.replay) >= self.batch_size:
-                if self.phases[-1].name == "fill":
-                    self.phases.append(self._phase("embeddings" if self.frozen else "images"))
-                self._update()
+            self._step(logger, show)
             self.phases[-1].seconds += time.perf_counter() - started
             self.phases[-1].steps += 1
 
@@ -202,7 +213,8 @@ class Run:
 
     def close(self) -> None:
         """Free what the environments hold."""
-        self.env.close()
+        if self.env:
+            self.env.close()
         self.eval_env.close()
 
     def _allow(self) -> None:
@@ -215,13 +227,21 @@ class Run:
         """Transitions per update now."""
         return self.costs.batch_size[self.frozen]
 
-    def _act(self, logger: Logger) -> None:
+    def _step(self, logger: Logger, show: "Callable[[Run], None]" = lambda _: None) -> None:
+        """Act, learn while the environment steps, and store what it gave."""
+        assert self.env
         action = self.agent.act(self.replay.observation.to(self.device))
+        self.env.begin_step(action)
+        due = self.step >= self.config.agent.learning_starts and self.step % self.config.agent.update_every == 0
+        if due and len(self.replay) >= self.batch_size:
+            if self.phases[-1].name == "fill":
+                self.phases.append(self._phase("embeddings" if self.frozen else "images"))
+            self._update(logger, show)
         try:
-            obs, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:  # of many kinds, by the simulator
+            obs, reward, terminated, truncated, info = self.env.end_step()
+            first = self.env.reset() if terminated or truncated else None
+        except EnvironmentFailed as error:
             self._restart(error)
-            self._act(logger)
             return
         self.replay.add(action, float(reward), terminated, truncated, obs)
         self._count(self.costs.act(self.frozen))
@@ -230,32 +250,58 @@ class Run:
         if "episode" in info:
             self.last_return = info["episode"]["r"]
             logger.log(self.step, {"charts/episodic_return": self.last_return, "charts/episodic_length": info["episode"]["l"]})
-        if terminated or truncated:
-            self.replay.start(self.env.reset()[0])
+        if first is not None:
+            self.replay.start(first)
 
     def _restart(self, error: Exception) -> None:
         """Go on in a new environment after the first failure of one; the episode is cut. Raises Fault at the second."""
+        assert self.env
         if self.restarted:
-            raise Fault(f"the environment failed again at step {self.step:,} ({error!r}); {self._way_back()}") from error
+            raise Fault(f"the environment failed again at step {self.step:,} ({error}); {self._way_back()}") from error
         self.restarted = True
-        warnings.warn(f"the environment failed at step {self.step:,} ({error!r}) and was started anew", stacklevel=2)
-        self.env = make_env(self.config, training=True)
-        self.replay.start(self.env.reset(seed=self.env_seed + self.step)[0])
+        warnings.warn(f"the environment failed at step {self.step:,} ({error}) and was started anew", stacklevel=2)
+        self.env.close()
+        self.env = start_env(self.config)
+        self.replay.start(self.env.reset(self.env_seed + self.step))
 
-    def _update(self) -> None:
+    def _update(self, logger: Logger, show: "Callable[[Run], None]" = lambda _: None) -> None:
         first = self.config.replay.priority_beta
-        batch = self.replay.sample(self.batch_size, first + (1 - first) * self.step / self.config.steps)
-        metrics, errors = self.agent.update(batch.to(self.device))
+        batch = self.replay.sample(self.batch_size, first + (1 - first) * self.step / self.config.steps).to(self.device)
+        if self.uncompiled and batch.obs.dtype in self.uncompiled:
+            metrics, errors = self._compile(batch, logger, show)
+        else:
+            metrics, errors = self.agent.update(batch)
         if self.replay.exponent:
             self.replay.update_priorities(batch.index, errors)
         self._metrics |= metrics  # some losses are not of every update
         self._count(self.costs.update(self.frozen))
 
+    def _compile(
+        self, batch: Batch, logger: Logger, show: "Callable[[Run], None]"
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The first update on images or on embeddings, for which the losses are compiled; if that fails, they never are."""
+        self._say("compiling the update", show)
+        started = time.perf_counter()
+        self.uncompiled.remove(batch.obs.dtype)
+        try:
+            result = self.agent.update(batch)
+        except Exception as error:  # of many kinds, by the compiler
+            uncompile_losses(self.agent, self.agent.name)
+            self.uncompiled.clear()
+            why = str(error).strip().partition("\n")[0]
+            warnings.warn(f"compiling the update failed ({why}): the run goes on without, more slowly", stacklevel=2)
+            result = self.agent.update(batch)
+        seconds = time.perf_counter() - started
+        logger.log(self.step, {"charts/compile_seconds": seconds}, clock=True)
+        self.phases[-1].seconds -= seconds
+        self._say("", show)
+        return result
+
     def _freeze(self, logger: Logger) -> None:
         self._measure()
         self._count(self.costs.freeze(self.replay.size))
         started = time.perf_counter()
-        freeze(self.agent, self.replay, every_step(self.config, self.env), self.config.seer.copies, self._allow)
+        freeze(self.agent, self.replay, every_step(self.config, self.eval_env), self.config.seer.copies, self._allow)
         self.freeze_seconds = time.perf_counter() - started
         self.frozen, self._metrics = True, {}
         if self.phases[-1].name == "images":
@@ -320,10 +366,11 @@ class Run:
 
     def _state(self, logger: Logger) -> dict[str, Any]:
         """The whole run but for the replay's records."""
+        assert self.env
         return {
             "agent": checkpoint.agent_state(self.agent),
             "replay": self.replay.get_state(),
-            "env": envs.get_state(self.env),
+            "env": self.env.get_state(),
             "run": {name: getattr(self, name) for name in PROGRESS},
             "phases": [asdict(phase) for phase in self.phases],
             "losses": {name: float(value) for name, value in self._metrics.items()},
@@ -345,7 +392,6 @@ class Run:
         count = sum(name.startswith("replay/") for name in resumed.blobs)
         self.replay.set_state(state["replay"], (resumed.piece(f"replay/{i}") for i in range(count)), fn)
         self._blobs = resumed.blobs
-        envs.set_state(self.env, state["env"])
 
     def _phase(self, name: str) -> Phase:
         act = self.costs.act(self.frozen)
@@ -357,7 +403,11 @@ class Run:
         phase, replay = self.phases[-1], self.replay
         phase.replay_steps, phase.replay_capacity, phase.replay_bytes = replay.size, replay.capacity, replay.nbytes
         phase.bytes_per_step = replay.bytes_per_step
-        phase.process_bytes = max(phase.process_bytes, psutil.Process().memory_info().rss)
+        phase.process_bytes = max(phase.process_bytes, sum(p.memory_info().rss for p in self.processes()))
+
+    def processes(self) -> list[psutil.Process]:
+        """This one, and the environment's while there is one."""
+        return [psutil.Process(), *([psutil.Process(self.env.pid)] if self.env else [])]
 
     def _count(self, operations: tuple[int, int]) -> None:
         self.flops = (self.flops[0] + operations[0], self.flops[1] + operations[1])
@@ -396,12 +446,21 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
+def env_settings(config: TrainConfig) -> envs.EnvConfig:
+    """Those of `config`, with frames of the size that its agent is made for."""
+    if config.env.startswith("dmc/") and config.environment.size is None and not isinstance(config.agent, RADConfig):
+        return replace(config.environment, size=84)  # what others crop to
+    return config.environment
+
+
 def make_env(config: TrainConfig, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment that `config` names, with frames of the size that its agent is made for."""
-    settings = config.environment
-    if config.env.startswith("dmc/") and settings.size is None and not isinstance(config.agent, RADConfig):
-        settings = replace(settings, size=84)  # what others crop to
-    return envs.make(config.env, training, settings, render_mode)
+    """The environment that `config` names."""
+    return envs.make(config.env, training, env_settings(config), render_mode)
+
+
+def start_env(config: TrainConfig) -> Apart:
+    """The same for training, in a process of its own."""
+    return Apart(config.env, env_settings(config))
 
 
 def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
@@ -416,7 +475,7 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
     agent: Agent = fitting[name](config.agent, env.observation_space.shape, actions, config.seer.layers, seed)
     for module in agent.modules():
-        if isinstance(module, Encoder):
+        if isinstance(module, Mixed):
             module.precision = getattr(torch, config.precision)
     return agent
 

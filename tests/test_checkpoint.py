@@ -24,6 +24,7 @@ from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, fr
 from seer_rl.curl import CURLConfig
 from seer_rl.drqv2 import DrQv2Config
 from seer_rl.envs import EnvConfig
+from seer_rl.envs.apart import Apart, EnvironmentFailed
 from seer_rl.rainbow import RainbowConfig
 from seer_rl.sac import SACConfig
 
@@ -290,24 +291,32 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pyt
     ):
         run.train(break_down)
     assert checkpoint.newest(tmp_path / "run") == 100
-    run = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other"))
-    step = run.env.step
-    monkeypatch.setattr(run.env, "step", lambda action: (*step(action)[:1], float("inf"), *step(action)[2:]))
+    run, step = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), Apart.end_step
+    monkeypatch.setattr(Apart, "end_step", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
     with pytest.raises(train.Fault, match="the reward is inf at step 1; there is no checkpoint"):
         run.train()
 
 
-def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["dies", "hangs", "raises"])
+def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str) -> None:
     run, failures = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200)), 1
 
     def fail(run: train.Run) -> None:
-        """The emulator's connection is cut: the real environment raises."""
         nonlocal failures
         if run.step >= 100 and failures:
             failures -= 1
-            run.env.unwrapped._ale = None  # type: ignore[attr-defined]
+            assert run.env
+            run.env.patience = 0.5
+            if how == "raises":
+                run.env._send(("step", "no action"))
+                with pytest.raises(EnvironmentFailed, match="Error"):
+                    run.env._receive()
+                run.env._pipe.send(("step", "nor this"))  # whose answer the run takes for that of its own step
+            else:
+                os.kill(run.env.pid, signal.SIGKILL if how == "dies" else signal.SIGSTOP)
 
-    with pytest.warns(UserWarning, match=r"the environment failed at step 101 \(AttributeError.*and was started anew"):
+    why = {"dies": "its process ended with code -9", "hangs": "no answer for 0.5 seconds", "raises": ".*Error"}[how]
+    with pytest.warns(UserWarning, match=rf"the environment failed at step 101 \({why}.*and was started anew"):
         run.train(fail)
     assert run.step == 200
     assert run.replay._steps["flags"][:200].any()

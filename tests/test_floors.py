@@ -9,13 +9,27 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
-    {"networks", "augment", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari", "envs.dmc"},
+    {
+        "networks",
+        "augment",
+        "replay",
+        "sumtree",
+        "flops",
+        "logger",
+        "plots",
+        "compile",
+        "envs",
+        "envs.atari",
+        "envs.dmc",
+        "envs.apart",
+    },
     {"seer", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train"},
     {"console", "memory", "__main__"},
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
+    ("envs.apart", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("__main__", "console"),
     ("__main__", "memory"), ("memory", "console"),

@@ -64,7 +64,7 @@ def test_a_run_passes_its_phases_and_counts_what_it_does(short: Run) -> None:
     assert [(p.name, p.steps) for p in short.phases] == [("fill", 99), ("images", 151), ("embeddings", 150)]
     images, embeddings = short.phases[1:]
     assert (images.bytes_per_step, embeddings.bytes_per_step) == (7064, 2312)
-    assert (images.replay_capacity, embeddings.replay_capacity) == (283, every_step(SHORT, short.env))
+    assert (images.replay_capacity, embeddings.replay_capacity) == (283, every_step(SHORT, short.eval_env))
     costs = short.costs
     for convention in (0, 1):
         expected = 151 * costs.update(False)[convention] + 150 * costs.update(True)[convention]
@@ -81,7 +81,7 @@ def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_pat
     assert {"eval/random_return", "charts/SPS", "replay/bytes", "losses/loss", "compute/flops"} <= metrics.keys()
     assert metrics["compute/flops"][-1] == (400, short.flops[0])
     assert list(short.run_dir.glob("events.out.tfevents*"))
-    agent = make_agent(config, short.env, seed=99)
+    agent = make_agent(config, short.eval_env, seed=99)
     checkpoint.load_agent(short.run_dir, agent, config)
     assert all(torch.equal(a, b) for a, b in zip(agent.parameters(), short.agent.parameters(), strict=True))
     plots.curves([short.run_dir, short.run_dir], tmp_path / "curves.png")

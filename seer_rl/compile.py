@@ -1,0 +1,38 @@
+"""The losses of an agent with a small update, compiled: PyTorch turns their many short operations into few.
+
+What an update of Rainbow spends outside products is dispatch and passes over the noisy weights; compiled they are fused (with
+bfloat16 products about half the time, `docs/performance.md`). An update of SAC is nearly all products, and gains nothing.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+LOSSES = {"rainbow": "losses", "dqn": "temporal_difference"}  # the method to compile, by agent
+
+
+def compile_losses(agent: nn.Module, name: str) -> bool:
+    """Let PyTorch compile the losses of the agent `name` when they are first needed; whether it has any to compile.
+
+    That takes 10 to 30 seconds, and a few where it was done before: results are kept in the user's cache directory.
+    """
+    if name not in LOSSES:
+        return False
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seer-rl"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))  # PyTorch's own lies in /tmp, where others may write
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that stay
+    for noisy in ("torch._dynamo", "torch._inductor", "torch._functorch"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # failures are the caller's to report
+    # Nothing in the agent's modules changes but numbers, which are inputs: checking them all costs more than an operation.
+    unguarded = torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    losses = getattr(agent, LOSSES[name])
+    setattr(agent, LOSSES[name], torch.compile(losses, fullgraph=True, options={"guard_filter_fn": unguarded}))
+    return True
+
+
+def uncompile_losses(agent: nn.Module, name: str) -> bool:
+    """Undo `compile_losses`; whether there was anything to undo."""
+    return name in LOSSES and agent.__dict__.pop(LOSSES[name], None) is not None
