@@ -188,6 +188,8 @@ def stopping(run: train.Run) -> Iterator[list[int]]:
     def ask(number: int, _: object) -> None:
         asked.append(number)
         run.stopping = True
+        if run.doing == train.COMPILING:  # which looks at nothing for a long time
+            raise KeyboardInterrupt
         for name, handler in before.items():
             signal.signal(name, handler)
 

@@ -8,8 +8,11 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+
+from seer_rl.replay import Batch
 
 LOSSES = {"rainbow": "losses", "dqn": "temporal_difference"}  # the method to compile, by agent
 
@@ -29,8 +32,19 @@ def compile_losses(agent: nn.Module, name: str) -> bool:
     # Nothing in the agent's modules changes but numbers, which are inputs: checking them all costs more than an operation.
     unguarded = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     losses = getattr(agent, LOSSES[name])
-    setattr(agent, LOSSES[name], torch.compile(losses, fullgraph=True, options={"guard_filter_fn": unguarded}))
+    setattr(agent, LOSSES[name], torch.compile(losses, fullgraph=True, dynamic=False, options={"guard_filter_fn": unguarded}))
     return True
+
+
+def rehearse_losses(agent: nn.Module, name: str, obs: torch.Tensor, batch_size: int) -> None:
+    """Compute the compiled losses of `batch_size` copies of `obs` [1, ...] and their gradients, for which they are compiled.
+
+    The agent is as it was afterwards. Raises what the compiler raises.
+    """
+    many, ones = obs.expand(batch_size, *obs.shape[1:]).contiguous(), torch.ones(batch_size, device=obs.device)
+    losses = getattr(agent, LOSSES[name])(Batch(many, ones.long(), ones, ones, many, np.arange(batch_size), ones))
+    losses.sum().backward()
+    agent.zero_grad(set_to_none=True)
 
 
 def uncompile_losses(agent: nn.Module, name: str) -> bool:

@@ -87,9 +87,10 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
         for side in sides:
             if side:
                 run._freeze(logger)
+            run._compile(logger, lambda _: None)
             for _ in range(4):
                 run._step(logger)
-                run._update(logger)
+                run._update()
         run._measure()
         run._log(logger)
         logger.log(0, {"eval/random_return": 0.0, "eval/return": 0.0})

@@ -19,7 +19,7 @@ import torch
 
 import seer_rl
 from seer_rl import checkpoint, envs
-from seer_rl.compile import compile_losses, uncompile_losses
+from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
 from seer_rl.config import TrainConfig, check, name_of
 from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
@@ -29,7 +29,7 @@ from seer_rl.flops import Costs
 from seer_rl.logger import Logger, read
 from seer_rl.networks import Mixed, output_shape
 from seer_rl.rainbow import Rainbow
-from seer_rl.replay import Batch, Replay
+from seer_rl.replay import Replay
 from seer_rl.sac import RAD, SAC, RADConfig
 from seer_rl.seer import copies_of, embedder, freeze, views
 
@@ -40,6 +40,7 @@ AGENT_CLASSES: dict[str, dict[str, Any]] = {
 }
 LOCK = ".lock"
 FREEZING = "freezing: images become embeddings"
+COMPILING = "compiling the update"
 PROGRESS = ("step", "frozen", "restarted", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
@@ -93,9 +94,7 @@ class Run:
         self.device = choose_device(config.device)
         self.eval_env = make_env(config, training=False)  # the training environment is a process of its own, begun by `train`
         self.agent = make_agent(config, self.eval_env, agent_seed).to(self.device)
-        self.uncompiled: list[torch.dtype] = []  # kinds of observations for which the update is yet to be compiled
-        if config.compile and compile_losses(self.agent, self.agent.name):
-            self.uncompiled = [torch.uint8, torch.float32]
+        self.compiles = config.compile and compile_losses(self.agent, self.agent.name)
         self.replay = make_replay(config, self.eval_env, self.replay_seed)
         self.costs = costs(self.agent, self.eval_env, config)
         require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
@@ -184,6 +183,7 @@ class Run:
 
     def _loop(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
+        self._compile(logger, show)
         self._evaluate_if_due(logger, show)  # the evaluation in which a resumed run was stopped
         while self.step < config.steps:
             if self.step == config.seer.freeze_step and not self.frozen:
@@ -191,11 +191,12 @@ class Run:
                     self._save(logger, show)
                 self._say(FREEZING, show)
                 self._freeze(logger)
+                self._compile(logger, show)
                 self._say("", show)
             self.step += 1
 
             started = time.perf_counter()
-            self._step(logger, show)
+            self._step(logger)
             self.phases[-1].seconds += time.perf_counter() - started
             self.phases[-1].steps += 1
 
@@ -227,7 +228,7 @@ class Run:
         """Transitions per update now."""
         return self.costs.batch_size[self.frozen]
 
-    def _step(self, logger: Logger, show: "Callable[[Run], None]" = lambda _: None) -> None:
+    def _step(self, logger: Logger) -> None:
         """Act, learn while the environment steps, and store what it gave."""
         assert self.env
         action = self.agent.act(self.replay.observation.to(self.device))
@@ -236,7 +237,7 @@ class Run:
         if due and len(self.replay) >= self.batch_size:
             if self.phases[-1].name == "fill":
                 self.phases.append(self._phase("embeddings" if self.frozen else "images"))
-            self._update(logger, show)
+            self._update()
         try:
             obs, reward, terminated, truncated, info = self.env.end_step()
             first = self.env.reset() if terminated or truncated else None
@@ -264,38 +265,33 @@ class Run:
         self.env = start_env(self.config)
         self.replay.start(self.env.reset(self.env_seed + self.step))
 
-    def _update(self, logger: Logger, show: "Callable[[Run], None]" = lambda _: None) -> None:
+    def _update(self) -> None:
         first = self.config.replay.priority_beta
         batch = self.replay.sample(self.batch_size, first + (1 - first) * self.step / self.config.steps).to(self.device)
-        if self.uncompiled and batch.obs.dtype in self.uncompiled:
-            metrics, errors = self._compile(batch, logger, show)
-        else:
-            metrics, errors = self.agent.update(batch)
+        metrics, errors = self.agent.update(batch)
         if self.replay.exponent:
             self.replay.update_priorities(batch.index, errors)
         self._metrics |= metrics  # some losses are not of every update
         self._count(self.costs.update(self.frozen))
 
-    def _compile(
-        self, batch: Batch, logger: Logger, show: "Callable[[Run], None]"
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The first update on images or on embeddings, for which the losses are compiled; if that fails, they never are."""
-        self._say("compiling the update", show)
+    def _compile(self, logger: Logger, show: "Callable[[Run], None]") -> None:
+        """Compile the losses for what the replay now holds; if that fails, the run goes on without."""
+        if not self.compiles:
+            return
+        self._say(COMPILING, show)
         started = time.perf_counter()
-        self.uncompiled.remove(batch.obs.dtype)
         try:
-            result = self.agent.update(batch)
+            rehearse_losses(self.agent, self.agent.name, self.replay.observation.to(self.device), self.batch_size)
+        except KeyboardInterrupt:  # how to stop a compiler
+            self._allow()
+            raise
         except Exception as error:  # of many kinds, by the compiler
+            self.compiles = False
             uncompile_losses(self.agent, self.agent.name)
-            self.uncompiled.clear()
             why = str(error).strip().partition("\n")[0]
             warnings.warn(f"compiling the update failed ({why}): the run goes on without, more slowly", stacklevel=2)
-            result = self.agent.update(batch)
-        seconds = time.perf_counter() - started
-        logger.log(self.step, {"charts/compile_seconds": seconds}, clock=True)
-        self.phases[-1].seconds -= seconds
+        logger.log(self.step, {"charts/compile_seconds": time.perf_counter() - started}, clock=True)
         self._say("", show)
-        return result
 
     def _freeze(self, logger: Logger) -> None:
         self._measure()

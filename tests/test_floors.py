@@ -9,21 +9,8 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
-    {
-        "networks",
-        "augment",
-        "replay",
-        "sumtree",
-        "flops",
-        "logger",
-        "plots",
-        "compile",
-        "envs",
-        "envs.atari",
-        "envs.dmc",
-        "envs.apart",
-    },
-    {"seer", "dqn", "rainbow", "sac", "curl", "drqv2"},
+    {"networks", "augment", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari", "envs.dmc", "envs.apart"},
+    {"seer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train"},
     {"console", "memory", "__main__"},
 ]
