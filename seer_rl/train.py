@@ -41,6 +41,7 @@ AGENT_CLASSES: dict[str, dict[str, Any]] = {
 LOCK = ".lock"
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
+SAVING = "writing a checkpoint"
 PROGRESS = ("step", "frozen", "restarted", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
@@ -343,7 +344,7 @@ class Run:
 
     def _save(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         self._require_finite()
-        doing, self.doing = self.doing, "writing a checkpoint"
+        doing, self.doing = self.doing, SAVING
         show(self)
         segments, touched = self.replay.segments(), self.replay.touched()
         pieces: dict[str, checkpoint.Bytes | str] = {}

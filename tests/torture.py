@@ -3,8 +3,8 @@
     python -m tests.torture --minutes 10
 
 A run here is short, but passes everything: filling, images, checkpoints, evaluations, the freeze, embeddings. Each attempt is
-a process of its own that is killed (SIGKILL) after a random time. Every resume must succeed, and every run must end exactly as
-the undisturbed one: the same weights, the same metrics, to the last bit.
+a process of its own that is killed (SIGKILL) after a random time, or while it freezes or writes a checkpoint. Every resume must
+succeed, and every run must end exactly as the undisturbed one: the same weights, the same metrics, to the last bit.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -51,11 +52,16 @@ RUNS = {
 }
 
 
-def attempt(config: TrainConfig, run_dir: Path, log: Path) -> int:
-    """Begin or resume the run in a new process; gives its id."""
+def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: int = 0) -> int:
+    """Begin or resume the run in a new process; gives its id. It kills itself while it does `aim`, sooner or later."""
     if pid := os.fork():
         return pid
-    code = 1
+    code, rng = 1, random.Random(seed)
+
+    def show(run: train.Run) -> None:
+        if aim and run.doing == aim and rng.random() < (0.3 if aim == train.SAVING else 0.9):
+            threading.Timer(rng.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()
+
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             begun = (run_dir / checkpoint.CONFIG).exists()
@@ -64,7 +70,7 @@ def attempt(config: TrainConfig, run_dir: Path, log: Path) -> int:
                 run = train.resume(run_dir, lambda text: print(text))
             else:
                 run = train.Run(replace(config, run_dir=run_dir), again=again)
-            run.train()
+            run.train(show)
             code = 0
         except ValueError as error:
             code = 0 if "has ended" in str(error) else 1  # killed after the last step, before the process ended
@@ -84,7 +90,7 @@ def ended(run_dir: Path) -> tuple[bytes, bytes]:
 def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
     """Kill and resume for so long. Raises AssertionError at the first run that does not end as it should."""
     torch.set_num_threads(1)
-    rng, counts, until = random.Random(seed), Counter[str](), time.monotonic() + 60 * minutes
+    rng, counts = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory() as directory:
         expected, durations, log = {}, {}, Path(directory) / "log"
         for name, config in RUNS.items():
@@ -92,20 +98,21 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
             _, status = os.waitpid(attempt(config, Path(directory) / name, log), 0)
             assert status == 0, log.read_text()
             durations[name], expected[name] = time.monotonic() - begun, ended(Path(directory) / name)
+        until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             name = rng.choice(list(RUNS))
             run_dir = Path(directory) / f"{name}{counts['runs']}"
             while True:
-                pid = attempt(RUNS[name], run_dir, log)
-                # Mostly early, but never always before the first checkpoint; when time is up, the last run may end.
-                if time.monotonic() < until:
-                    time.sleep(durations[name] * rng.random() ** 2)
+                late = time.monotonic() > until  # the last run may end
+                aim = "" if late else rng.choice(["", "", "", train.SAVING, train.SAVING, train.FREEZING])
+                pid = attempt(RUNS[name], run_dir, log, aim, rng.randrange(10**9))
+                if not aim and not late:
+                    time.sleep(durations[name] * rng.random() ** 2)  # mostly early, but not always before a checkpoint
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
                 if os.WIFSIGNALED(status):
-                    counts["kills"] += 1
-                    counts["during a checkpoint"] += any(run_dir.glob("checkpoints/.*"))
+                    counts[f"kills {aim or 'anywhere'}"] += 1
                     continue
                 assert status == 0, f"a resume failed:\n{log.read_text()}"
                 break
@@ -124,7 +131,8 @@ def main(minutes: float = 1.0, seed: int = 0) -> None:
         seed: Of the instants.
     """
     counts = torture(minutes, seed)
-    print(f"{counts['kills']} kills in {counts['runs']} runs: every resume succeeded, every run ended exactly as left alone")
+    kills = sum(n for what, n in counts.items() if what.startswith("kills"))
+    print(f"{kills} kills in {counts['runs']} runs: every resume succeeded, every run ended exactly as left alone")
 
 
 if __name__ == "__main__":
