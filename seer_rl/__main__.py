@@ -90,6 +90,10 @@ def mistakes() -> Any:
         yield
     except (ValueError, ImportError, MemoryError, OSError) as error:
         raise Mistake(str(error)) from error
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "overflow" not in str(error):
+            raise
+        raise Mistake("there is not enough memory for networks of this size: make --agent.hidden smaller") from error
 
 
 def read(settings: Any, command: str, arguments: list[str], **options: Any) -> Any:
@@ -111,7 +115,10 @@ def parse(arguments: list[str]) -> TrainConfig:
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chooser.add_argument("--agent")
     chooser.add_argument("--preset")
-    names, rest = chooser.parse_known_args(arguments)
+    try:
+        names, rest = chooser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise Mistake(f"{error} (seer train --help)") from None
     for kind, known in (("agent", list(AGENTS)), ("preset", list(PRESETS))):
         name = getattr(names, kind)
         if name is not None and name not in known:

@@ -26,6 +26,7 @@ from seer_rl.config import TrainConfig, from_toml, name_of, to_toml
 CONFIG, AGENT, CHECKPOINTS = "config.toml", "agent.safetensors", "checkpoints"
 HEADER = "seer-rl"  # of agent files: the entry that says whose weights they are
 FORMAT = 1  # of manifests
+DIGEST = 64  # letters of the name of a blob: the SHA-256 of what is in it
 Bytes = bytes | memoryview
 
 
@@ -131,6 +132,10 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     Damaged ones are named through `say` and removed. Raises ValueError if all of them are damaged.
     """
     manifests = sorted((run_dir / CHECKPOINTS).glob("*.json"), reverse=True)
+    lists = [_listed(manifest) for manifest in manifests]
+    blobs = {path.name for path in (run_dir / CHECKPOINTS).glob("*") if len(path.name) == DIGEST}
+    if None not in lists and not blobs <= {name for names in lists for name in names or ()}:
+        say(f"{run_dir} has parts of a checkpoint without its list: it was killed while it wrote them, or the list is lost")
     for manifest in manifests:
         try:
             return _read(manifest)
@@ -140,6 +145,14 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     if manifests:
         raise ValueError(f"every checkpoint of {run_dir} is damaged: start again with another --run-dir")
     return None
+
+
+def _listed(manifest: Path) -> set[str] | None:
+    """The blobs that a manifest names, or None if it cannot be read."""
+    try:
+        return set(json.loads(manifest.read_bytes().partition(b"\n")[2])["blobs"].values())
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        return None
 
 
 def newest(run_dir: Path) -> int | None:
@@ -192,10 +205,7 @@ def _blob(directory: Path, data: Bytes) -> str:
 def _forget(directory: Path, keep: int) -> None:
     """Remove all but the newest `keep` manifests, and the blobs that none of the kept ones names."""
     manifests = sorted(directory.glob("*.json"), reverse=True)
-    used: set[str] = set()
-    for manifest in manifests[:keep]:
-        with contextlib.suppress(ValueError, KeyError, OSError):
-            used |= set(json.loads(manifest.read_bytes().partition(b"\n")[2])["blobs"].values())
+    used = {name for manifest in manifests[:keep] for name in _listed(manifest) or ()}
     for manifest in manifests[keep:]:
         manifest.unlink()
     for path in directory.iterdir():

@@ -4,7 +4,7 @@ import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
@@ -25,6 +25,9 @@ AGENTS: dict[str, type[AgentConfig]] = {
     "curl": CURLConfig,
     "drqv2": DrQv2Config,
 }
+
+
+MOST = 1e15  # no setting is larger
 
 
 def parse_size(text: str) -> int:
@@ -151,6 +154,8 @@ def check(config: TrainConfig) -> None:
     for name, (value, least) in at_least.items():
         if value is not None and not value >= least:  # not: NaN is refused too
             raise ValueError(f"--{name} must be at least {least}, not {value}")
+        if value is not None and value > MOST:
+            raise ValueError(f"--{name} cannot be {value}: the most is {MOST:.0e}")
     if not agent.discount <= 1:
         raise ValueError(f"--agent.discount must be at most 1, not {agent.discount}")
     if config.replay.memory is not None and config.replay.capacity is not None:
@@ -186,10 +191,32 @@ def from_toml(text: str) -> TrainConfig:
         settings = tomllib.loads(text)
         agent = dict(settings.pop("agent"))
         sections = {"environment": EnvConfig, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig}
-        built: dict[str, Any] = {name: kind(**settings.pop(name, {})) for name, kind in sections.items()}
-        built["agent"] = AGENTS[agent.pop("name")](**agent)
+        built: dict[str, Any] = {name: _build(kind, settings.pop(name, {})) for name, kind in sections.items()}
+        built["agent"] = _build(AGENTS[agent.pop("name")], agent)
         if "run_dir" in settings:
             built["run_dir"] = Path(settings.pop("run_dir"))
-        return TrainConfig(**settings, **built)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        config: TrainConfig = _build(TrainConfig, settings | built)
+        return config
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not the settings of a run ({error})") from error
+
+
+def _build(kind: type[Any], settings: Any) -> Any:
+    """A dataclass whose fields have the types that it says. Raises TypeError or ValueError."""
+    if not isinstance(settings, dict):
+        raise TypeError(f"{settings!r} is no section")
+    hints = get_type_hints(kind)
+    for name, value in settings.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(f"{name} cannot be {value!r}")
+    return kind(**settings)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
+    if get_args(hint):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, hint)
