@@ -39,9 +39,10 @@ class Mixed(nn.Sequential):
     precision = torch.float32
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32 and len(x) > 1):
+        mixed = self.precision != torch.float32 and len(x) > 1 and len(self) > 0
+        with torch.autocast(x.device.type, self.precision, enabled=mixed):
             y: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-        return y.float() if len(self) else y
+        return y.float() if mixed else y
 
 
 class Residual(nn.Module):
@@ -149,6 +150,7 @@ class DuelingC51(nn.Module):
     """Logits [B, actions, atoms] of the return's distribution: value stream plus centred advantage stream.
 
     Dueling (Wang et al., 2016, eq. 9) applied per atom, as in Rainbow (Hessel et al., 2018); noisy linear layers throughout.
+    The logits are float32 products in any case: actions often differ by less than the 8 bits of bfloat16 can tell.
     """
 
     def __init__(self, inputs: int, actions: int, atoms: int, hidden: int, std: float) -> None:
@@ -157,14 +159,14 @@ class DuelingC51(nn.Module):
 
         def stream(outputs: int) -> nn.Sequential:
             fc1, fc2 = NoisyLinear(inputs, hidden, std), NoisyLinear(hidden, outputs, std)
-            return nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
+            return nn.Sequential(OrderedDict(hidden=Mixed(OrderedDict(fc1=fc1, relu=nn.ReLU())), fc2=fc2))
 
         self.value = stream(atoms)
         self.advantage = stream(actions * atoms)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        value = self.value(z).float().view(-1, 1, self.atoms)
-        advantage = self.advantage(z).float().view(-1, self.actions, self.atoms)
+        value = self.value(z).view(-1, 1, self.atoms)
+        advantage = self.advantage(z).view(-1, self.actions, self.atoms)
         logits: torch.Tensor = value + advantage - advantage.mean(dim=1, keepdim=True)
         return logits
 
@@ -191,7 +193,7 @@ class ActorCriticEmbedding(nn.Module):
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Two hidden layers: what actors and critics are above their embeddings. Their first layer is the network's second.
 
-    The results are float32 products in any case: values are too large for bfloat16's 8 bits to tell their differences.
+    The results are float32 products in any case: actions often differ by less than the 8 bits of bfloat16 can tell.
     """
     fc2, fc3, fc4 = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)
     below = Mixed(OrderedDict(fc2=fc2, relu2=nn.ReLU(), fc3=fc3, relu3=nn.ReLU()))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from seer_rl.flops import Part, layers
-from seer_rl.networks import DuelingC51, EncoderName, Mixed, NoisyLinear, draw_noise, encoder, output_shape
+from seer_rl.networks import DuelingC51, EncoderName, NoisyLinear, draw_noise, encoder, output_shape
 from seer_rl.replay import Batch
 
 
@@ -68,7 +68,7 @@ class Rainbow(nn.Module):
         self.lower, rest = encoder(config.encoder, obs_shape, seam)
         features = output_shape(nn.Sequential(self.lower, rest), obs_shape, torch.uint8)[0]
         head = DuelingC51(features, actions, config.atoms, config.hidden, config.noise_std)
-        self.upper = Mixed(OrderedDict([*rest.named_children(), ("head", head)]))
+        self.upper = nn.Sequential(OrderedDict(rest=rest, head=head))
         self.target_lower, self.target_upper = copy.deepcopy((self.lower, self.upper))
         self.target_lower.requires_grad_(False)
         self.target_upper.requires_grad_(False)

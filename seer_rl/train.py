@@ -63,7 +63,7 @@ class Phase:
 
     @property
     def steps_per_second(self) -> float:
-        return self.steps / self.seconds if self.seconds else float("nan")
+        return self.steps / self.seconds if self.steps and self.seconds else float("nan")
 
 
 class Stopped(Exception):

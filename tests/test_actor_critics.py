@@ -40,8 +40,8 @@ def sac(**settings: float) -> SAC:
 def mlp_by_hand(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """fc4(relu(fc3(relu(fc2 x)))) in float64."""
     w = {name: p.detach().double() for name, p in module.named_parameters()}
-    x = (x.double() @ w["fc2.weight"].T + w["fc2.bias"]).clamp(min=0)
-    x = (x @ w["fc3.weight"].T + w["fc3.bias"]).clamp(min=0)
+    x = (x.double() @ w["hidden.fc2.weight"].T + w["hidden.fc2.bias"]).clamp(min=0)
+    x = (x @ w["hidden.fc3.weight"].T + w["hidden.fc3.bias"]).clamp(min=0)
     return x @ w["fc4.weight"].T + w["fc4.bias"]
 
 
@@ -127,20 +127,28 @@ def test_who_trains_what() -> None:
     agent.update(b)
     moved = {name for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
     assert not any(name.startswith(("actor", "lower.embedding.actor")) for name in moved)
-    assert {"lower.conv1.weight", "lower.embedding.critic.fc1.weight", "critic.q1.fc2.weight", "log_temperature"} <= moved
+    assert {
+        "lower.conv1.weight",
+        "lower.embedding.critic.fc1.weight",
+        "critic.q1.hidden.fc2.weight",
+        "log_temperature",
+    } <= moved
 
     agent = sac(slow_every=1)
     before = {name: p.clone() for name, p in agent.named_parameters()}
     agent.critic_optimizer.step = lambda *_: None  # type: ignore[method-assign]
     agent.update(b)
     moved = {name for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
-    assert {"actor.fc2.weight", "lower.embedding.actor.fc1.weight"} <= moved
+    assert {"actor.hidden.fc2.weight", "lower.embedding.actor.fc1.weight"} <= moved
     assert not any(name.startswith(("critic", "lower.conv", "lower.embedding.critic")) for name in moved)
 
 
 def test_targets_follow_at_their_pace_every_second_update() -> None:
     agent = sac()
-    online, target = agent.get_parameter("critic.q1.fc3.weight"), agent.get_parameter("target_critic.q1.fc3.weight")
+    online, target = (
+        agent.get_parameter("critic.q1.hidden.fc3.weight"),
+        agent.get_parameter("target_critic.q1.hidden.fc3.weight"),
+    )
     agent.update(batch(seed=1))
     assert not torch.equal(online, target)
     conv, target_conv = agent.get_parameter("lower.conv2.weight"), agent.get_parameter("target_lower.conv2.weight")

@@ -1,0 +1,99 @@
+"""A freeze: how long it takes against the encoder's forward pass alone, and what memory it needs beside the replay.
+
+    python -m benchmarks.freeze                                          # Rainbow, 50,000 steps of Atari
+    python -m benchmarks.freeze --agent curl --steps 100000              # CURL, DeepMind Control (3 GB of images)
+
+Observations are noise: no operation depends on what they show.
+"""
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from seer_rl import train
+from seer_rl.config import ReplayConfig, SeerConfig
+from seer_rl.presets import configure, fastest_precision
+from seer_rl.replay import REWRITE_CHUNK
+from seer_rl.seer import freeze, views
+
+
+def held(what: str) -> int:
+    """Bytes of this process: VmRSS, now; VmHWM, most since `forget`."""
+    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def forget() -> None:
+    """Let VmHWM begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main(
+    agent: Literal["rainbow", "curl"] = "rainbow",
+    steps: int = 50_000,
+    copies: int = 4,
+    threads: int = 1,
+    precision: Literal["float32", "bfloat16"] = fastest_precision(),
+) -> None:
+    """Print the table.
+
+    Args:
+        agent: Whose encoder.
+        steps: In the replay.
+        copies: K, of an agent that augments.
+        threads: CPU threads.
+        precision: Of the encoder's products.
+    """
+    env = "atari/alien" if agent == "rainbow" else "dmc/cartpole-swingup"
+    config = replace(
+        configure(env, agent), steps=2 * steps, seer=SeerConfig(steps), precision=precision, threads=threads, compile=False
+    )
+    run = train.Run(replace(config, replay=ReplayConfig(capacity=steps)))
+    space, actions = run.eval_env.observation_space, run.eval_env.action_space
+    frames = np.random.default_rng(0).integers(0, 256, (64, *(space.shape or ())), dtype=np.uint8)
+    run.replay.start(frames[0])
+    for i in range(steps - 1):
+        run.replay.add(actions.sample(), 0.0, False, i % 500 == 499, frames[i % 64])
+        if i % 500 == 499:
+            run.replay.start(frames[0])
+    run.close()
+
+    chunk = torch.from_numpy(frames[:REWRITE_CHUNK])
+    images = torch.cat(views(run.agent, chunk, run.costs.copies, current=False))
+    with torch.no_grad():
+        forward = machine.seconds(lambda: run.agent.lower(images)) / REWRITE_CHUNK
+    bytes_before, before = run.replay.bytes_per_step, held("VmRSS")
+    forget()
+    begun = time.perf_counter()
+    freeze(run.agent, run.replay, copies=copies)
+    seconds = time.perf_counter() - begun
+    table = Table(title=f"Freeze of {agent}, {steps:,} steps, {run.costs.copies} copies, {precision}")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in {
+        "seconds": f"{seconds:.2f}",
+        "steps/s": f"{steps / seconds:,.0f}",
+        "the encoder's forward pass alone, steps/s": f"{1 / forward:,.0f}",
+        "share of it": f"{forward * steps / seconds:.0%}",
+        "bytes per step": f"{bytes_before:,} -> {run.replay.bytes_per_step:,}",
+        "process before": f"{before / 1e6:,.0f} MB",
+        "most in the freeze": f"{held('VmHWM') / 1e6:,.0f} MB ({(held('VmHWM') - before) / 1e6:+.0f} MB)",
+        "process after": f"{held('VmRSS') / 1e6:,.0f} MB",
+    }.items():
+        table.add_row(name, value)
+    console = Console(width=100)
+    console.print(table)
+    console.print(machine.name(), highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

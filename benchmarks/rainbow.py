@@ -1,0 +1,206 @@
+"""An agent step of Rainbow (or DQN) before and after the freeze, by pieces and end to end, against what the machine can do.
+
+    python -m benchmarks.rainbow                                        # Alien, one thread, as `seer train` runs it
+    python -m benchmarks.rainbow --threads 2
+    python -m benchmarks.rainbow --no-compile --precision float32       # as it would be without either
+    python -m benchmarks.rainbow --agent dqn --peer                     # beside Stable-Baselines3's DQN (pip install it first)
+
+The two sides take turns, so that whatever slows the machine otherwise slows both.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from seer_rl import envs, train
+from seer_rl.config import ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.logger import Logger
+from seer_rl.presets import configure, fastest_precision
+from seer_rl.seer import freeze
+
+ROUNDS, FILL = 12, 2_000
+
+
+@dataclass
+class Side:
+    """A run and what its pieces took, in milliseconds."""
+
+    run: train.Run
+    times: dict[str, list[float]] = field(default_factory=dict)
+    compiling: float = 0.0
+
+    def timed(self, what: str, work: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = work()
+        self.times.setdefault(what, []).append(1e3 * (time.perf_counter() - begun))
+        return result
+
+    def step(self) -> None:
+        """As `train.Run._step`, with a clock beside every piece."""
+        run = self.run
+        assert run.env
+        begun = time.perf_counter()
+        action = self.timed("act", lambda: run.agent.act(run.replay.observation))
+        run.env.begin_step(action)
+        batch = self.timed("sample", lambda: run.replay.sample(run.batch_size))
+        self.timed("update", lambda: run.agent.update(batch))
+        obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.end_step)
+        self.timed("store", lambda: run.replay.add(action, reward, terminated, truncated, obs))
+        if terminated or truncated:
+            run.replay.start(run.env.reset())
+        self.times.setdefault("whole step", []).append(1e3 * (time.perf_counter() - begun))
+
+    def floor(self, rate: float, bandwidth: float) -> float:
+        """Milliseconds that an update's arithmetic and memory traffic would take at the machine's best.
+
+        Of every number that is trained: weight and two moments read and written, gradient written and read, by Adam and what
+        comes before it; of every other, read once.
+        """
+        trained = sum(p.numel() for p in self.run.agent.parameters() if p.requires_grad)
+        others = sum(p.numel() for p in self.run.agent.parameters()) - trained
+        return 1e3 * (self.run.costs.update(self.run.frozen)[1] / rate + 4 * (8 * trained + others) / bandwidth)
+
+
+def prepare(config: TrainConfig, frozen: bool) -> Side:
+    """A run with some steps of real play in its replay."""
+    side = Side(train.Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
+    run = side.run
+    run.env = train.start_env(config)
+    run.replay.start(run.env.reset(seed=0))
+    for _ in range(FILL):
+        action = run.eval_env.action_space.sample()
+        run.env.begin_step(action)
+        obs, reward, terminated, truncated, _ = run.env.end_step()
+        run.replay.add(action, reward, terminated, truncated, obs)
+        if terminated or truncated:
+            run.replay.start(run.env.reset())
+    if frozen:
+        freeze(run.agent, run.replay)
+        run.frozen = True
+    begun = time.perf_counter()
+    with Logger(Path(tempfile.mkdtemp())) as logger:
+        run._compile(logger, lambda _: None)
+    side.compiling = time.perf_counter() - begun
+    return side
+
+
+def environment_rate(name: str, steps: int = 2_000) -> float:
+    """Steps per second of the environment alone, with random actions."""
+    with closing(envs.make(name, training=True)) as env:
+        env.reset(seed=0)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                env.reset()
+        return steps / (time.perf_counter() - begun)
+
+
+def peer_rate(name: str, batch_size: int, steps: int = 1_500) -> float:
+    """Steps per second of Stable-Baselines3's DQN on the same environment, network (Nature CNN) and batch."""
+    from stable_baselines3 import DQN
+
+    with closing(envs.make(name, training=True)) as env:
+        model = DQN(
+            "CnnPolicy", env, batch_size=batch_size, buffer_size=10_000, learning_starts=500, train_freq=1, device="cpu"
+        )
+        model.learn(600)
+        begun = time.perf_counter()
+        model.learn(steps, reset_num_timesteps=False)
+        return steps / (time.perf_counter() - begun)
+
+
+def main(
+    env: str = "atari/alien",
+    agent: Literal["rainbow", "dqn"] = "rainbow",
+    threads: int = 1,
+    precision: Literal["float32", "bfloat16"] = fastest_precision(),
+    compile: bool = True,
+    peer: bool = False,
+) -> None:
+    """Print the table.
+
+    Args:
+        env: Whose game.
+        agent: Whose update; DQN's is here made at every step, like Rainbow's.
+        threads: CPU threads.
+        precision: Of the products.
+        compile: Compile the losses.
+        peer: Also time Stable-Baselines3's DQN.
+    """
+    config = configure(env, agent)
+    config = replace(
+        config,
+        steps=100_000,
+        agent=replace(config.agent, learning_starts=0, update_every=1),
+        seer=SeerConfig(freeze_step=50_000),
+        replay=ReplayConfig(memory=70_560_000),
+        precision=precision,
+        threads=threads,
+        compile=compile,
+    )
+    sides = [prepare(config, frozen) for frozen in (False, True)]
+    for turn in range(ROUNDS):
+        for side, count in zip(sides, (40, 100), strict=True):
+            for _ in range(count):
+                side.step()
+            if turn == 0:
+                side.times.clear()  # the first turn warms up
+
+    rates = {str(dtype).removeprefix("torch."): machine.matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    bandwidth, alone = machine.bandwidth(), environment_rate(env)
+    console = Console(width=100)
+    title = f"{agent} on {env}, {precision}, {'compiled' if compile else 'not compiled'}: milliseconds, median (10% to 90%)"
+    table = Table(title=title)
+    for column in ("", "on images", "on embeddings", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def row(what: str, values: list[float], text: str = "{:,.2f}", more_is_better: bool = False) -> None:
+        ratio = values[1] / values[0] if more_is_better else values[0] / values[1]
+        table.add_row(what, *(text.format(value) for value in values), f"{ratio:.2f}x")
+
+    for what in sides[0].times:
+        cells, medians = [], []
+        for side in sides:
+            tenths = statistics.quantiles(side.times[what], n=10)
+            medians.append(statistics.median(side.times[what]))
+            cells.append(f"{medians[-1]:.2f} ({tenths[0]:.2f} to {tenths[-1]:.2f})")
+        table.add_row(what, *cells, f"{medians[0] / medians[1]:.2f}x")
+    floors = [side.floor(rates[precision], bandwidth) for side in sides]
+    row("floor of the update", floors)
+    row("update / floor", [statistics.median(side.times["update"]) / f for side, f in zip(sides, floors, strict=True)])
+    row("sample / update", [statistics.median(s.times["sample"]) / statistics.median(s.times["update"]) for s in sides])
+    speeds = [1e3 / statistics.fmean(side.times["whole step"]) for side in sides]
+    row("steps/s, end to end", speeds, "{:,.0f}", more_is_better=True)
+    row("bytes per step", [side.run.replay.bytes_per_step for side in sides], "{:,.0f}")
+    row("seconds to compile", [side.compiling for side in sides])
+    console.print(table)
+    ceilings = ", ".join(f"{name} products {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    console.print(f"{machine.name()}", highlight=False, soft_wrap=True)
+    console.print(f"ceilings: {ceilings}, copying {bandwidth / 1e9:.1f} GB/s, environment {alone:,.0f} steps/s", soft_wrap=True)
+    held = sum(process.memory_info().rss for side in sides for process in side.run.processes()[1:])
+    console.print(
+        f"memory: {psutil.Process().memory_info().rss / 1e6:.0f} MB (both runs) + {held / 1e6:.0f} MB (both environments)"
+    )
+    for side in sides:
+        side.run.close()
+    if peer:
+        console.print(
+            f"Stable-Baselines3 DQN, batch {config.agent.batch_size}: {peer_rate(env, config.agent.batch_size):.0f} steps/s"
+        )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

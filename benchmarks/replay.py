@@ -1,0 +1,83 @@
+"""The replay by itself: samples per second of images and of embeddings, bytes per step, and its share of an update.
+
+    python -m benchmarks.replay
+
+Images: stacks of 4 Atari frames, 20-step returns, batch 32. Embeddings: of the same replay, batches of 32 and 512.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from seer_rl.replay import Replay
+
+FEATURES = 576
+
+
+def build(steps: int, exponent: float) -> Replay:
+    """A full replay of noise in episodes of 500 steps."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
+    replay = Replay((4, 84, 84), (), "u1", capacity=steps, stack=4, n_step=20, priority_exponent=exponent)
+    replay.start(frames[0])
+    for i in range(steps):
+        end = i % 500 == 499
+        replay.add(i % 18, 0.1, end, False, frames[i % 64])
+        if end:
+            replay.start(frames[0])
+    return replay
+
+
+def features(obs: torch.Tensor, current: bool) -> torch.Tensor:
+    """Stands for an encoder: as many numbers as its embedding has."""
+    return obs.flatten(1)[:, None, :FEATURES].float()
+
+
+def main(steps: int = 20_000) -> None:
+    """Print the table.
+
+    Args:
+        steps: In the replay.
+    """
+    table = Table(title=f"Replay of {steps:,} steps, stacks of 4, 20-step returns")
+    for column in ("", "batch", "sampling", "ms a batch", "samples/s", "bytes per step", "GB/s delivered"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def measure(name: str, replay: Replay, batch: int) -> None:
+        work: Callable[[], object] = lambda: replay.sample(batch)  # noqa: E731
+        seconds = machine.seconds(work, repeats=60)
+        sample = replay.sample(batch)
+        rate = (sample.obs.nbytes + sample.next_obs.nbytes) / seconds / 1e9
+        kind = "prioritized" if replay.exponent else "uniform"
+        table.add_row(
+            name,
+            str(batch),
+            kind,
+            f"{1e3 * seconds:.3f}",
+            f"{batch / seconds:,.0f}",
+            f"{replay.bytes_per_step:,}",
+            f"{rate:.2f}",
+        )
+
+    for exponent in (0.0, 0.5):
+        replay = build(steps, exponent)
+        measure("images", replay, 32)
+        begun = time.perf_counter()
+        replay.rewrite(features)
+        seconds = time.perf_counter() - begun
+        measure("embeddings", replay, 32)
+        measure("embeddings", replay, 512)
+    console = Console(width=110)
+    console.print(table)
+    console.print(machine.name(), highlight=False, soft_wrap=True)
+    console.print(f"copying {machine.bandwidth() / 1e9:.1f} GB/s; rewriting without an encoder {steps / seconds:,.0f} steps/s")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
