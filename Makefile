@@ -10,7 +10,7 @@ train: .venv/installed
 	$(BIN)/seer train --preset quick
 
 test: lint .venv/renderer
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check
