@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl import train
 from seer_rl.config import ReplayConfig, SeerConfig
-from seer_rl.presets import configure, fastest_precision
+from seer_rl.presets import configure
 from seer_rl.replay import REWRITE_CHUNK
 from seer_rl.seer import freeze, views
 
@@ -42,7 +42,7 @@ def main(
     steps: int = 50_000,
     copies: int = 4,
     threads: int = 1,
-    precision: Literal["float32", "bfloat16"] = fastest_precision(),
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Print the table.
 

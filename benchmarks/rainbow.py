@@ -2,7 +2,7 @@
 
     python -m benchmarks.rainbow                                        # Alien, one thread, as `seer train` runs it
     python -m benchmarks.rainbow --threads 2
-    python -m benchmarks.rainbow --no-compile --precision float32       # as it would be without either
+    python -m benchmarks.rainbow --precision bfloat16                  # with products in bfloat16
     python -m benchmarks.rainbow --agent dqn --peer                     # beside Stable-Baselines3's DQN (pip install it first)
 
 The two sides take turns, so that whatever slows the machine otherwise slows both.
@@ -27,7 +27,7 @@ from benchmarks import machine
 from seer_rl import envs, train
 from seer_rl.config import ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.logger import Logger
-from seer_rl.presets import configure, fastest_precision
+from seer_rl.presets import configure
 from seer_rl.seer import freeze
 
 ROUNDS, FILL = 12, 2_000
@@ -126,7 +126,7 @@ def main(
     env: str = "atari/alien",
     agent: Literal["rainbow", "dqn"] = "rainbow",
     threads: int = 1,
-    precision: Literal["float32", "bfloat16"] = fastest_precision(),
+    precision: Literal["float32", "bfloat16"] = "float32",
     compile: bool = True,
     peer: bool = False,
 ) -> None:

@@ -105,8 +105,8 @@ class TrainConfig:
     """CPU threads of the networks. After the freeze a second one gains little, and a run's numbers depend on how many there
     are: better run several seeds side by side."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' products but those of last layers; everything else is float32. The command line's default is bfloat16
-    where the processor or GPU computes with it: two to four times faster there."""
+    """Of the networks' products but those of last layers; everything else is float32. bfloat16 is two to four times faster on
+    processors and GPUs that know it, but Rainbow learnt less with it (docs/performance.md)."""
     compile: bool = False
     """Compile the losses of Rainbow and DQN (the command line's default). Where that fails, the run goes on without."""
     memory_limit: Annotated[int | None, _size_or("none")] = None

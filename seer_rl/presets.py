@@ -3,10 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
-
-import torch
 
 from seer_rl.config import AGENTS, AgentConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.curl import CURLConfig
@@ -131,13 +127,4 @@ PRESETS: dict[str, Callable[[str, AgentConfig | None], TrainConfig]] = {
 def configure(env: str, agent: str | None = None, preset: str | None = None) -> TrainConfig:
     """The settings of a preset for an environment and an agent by name. Raises ValueError where they don't go together."""
     choose = PRESETS[preset] if preset else plain
-    return replace(choose(env, AGENTS[agent]() if agent else None), compile=True, precision=fastest_precision())
-
-
-def fastest_precision() -> Literal["float32", "bfloat16"]:
-    """bfloat16 where this machine's GPU, or else its processor, has instructions for it."""
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    cpu = Path("/proc/cpuinfo")
-    words = set(re.findall(r"\S*bf16\S*", cpu.read_text())) if cpu.exists() else set()
-    return "bfloat16" if words & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
+    return replace(choose(env, AGENTS[agent]() if agent else None), compile=True)
