@@ -2,6 +2,7 @@
 
     python -m benchmarks.sac                                  # CURL on cartpole-swingup's sizes, batch 128, one thread
     python -m benchmarks.sac --threads 2 --precision bfloat16
+    python -m benchmarks.sac --agent rad --peer               # beside Stable-Baselines3's SAC (pip install it first)
 
 Observations are noise: no operation depends on what they show. The two sides take turns, so that whatever slows the machine
 otherwise slows both.
@@ -9,22 +10,65 @@ otherwise slows both.
 
 import statistics
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from benchmarks import machine
-from seer_rl import train
+from seer_rl import envs, train
+from seer_rl.augment import center_crop
 from seer_rl.config import SeerConfig
+from seer_rl.networks import encoder, output_shape
 from seer_rl.presets import configure
+from seer_rl.sac import SACConfig
 from seer_rl.seer import freeze
 
 ROUNDS = 12
+
+
+def peer_updates(name: str, batch_size: int, crop: int, embedding: int, hidden: int, count: int = 8) -> list[float]:
+    """Seconds of single updates of Stable-Baselines3's SAC with its CnnPolicy on the same environment, batch and network.
+
+    The encoder is ours, on the middle of the image; actor and critic share it.
+    """
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    class Extractor(BaseFeaturesExtractor):  # type: ignore[misc]  # untyped where it is not installed
+        def __init__(self, space: gym.spaces.Box) -> None:
+            super().__init__(space, embedding)
+            size = min(crop, space.shape[-1])
+            self.crop, self.convolutions = size, encoder("sac-ae", (space.shape[0], size, size))[0]
+            features = output_shape(self.convolutions, (space.shape[0], size, size), torch.uint8)[0]
+            self.embedding = nn.Sequential(nn.Linear(features, embedding), nn.LayerNorm(embedding))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            z: torch.Tensor = self.embedding(self.convolutions(center_crop(images, self.crop)))
+            return z
+
+    with closing(envs.make(name, training=True)) as env:
+        policy = {
+            "features_extractor_class": Extractor,
+            "normalize_images": False,
+            "share_features_extractor": True,
+            "net_arch": [hidden, hidden],
+        }
+        model = SAC("CnnPolicy", env, policy_kwargs=policy, buffer_size=1_000, learning_starts=300, device="cpu")
+        model.learn(300)
+        times = []
+        for _ in range(2 + count):
+            begun = time.perf_counter()
+            model.train(gradient_steps=1, batch_size=batch_size)
+            times.append(time.perf_counter() - begun)
+        return times[2:]
 
 
 def main(
@@ -35,6 +79,7 @@ def main(
     threads: int = 1,
     copies: int = 4,
     steps: int = 600,
+    peer: bool = False,
 ) -> None:
     """Print the table.
 
@@ -46,6 +91,7 @@ def main(
         threads: CPU threads.
         copies: K.
         steps: In the replay.
+        peer: Also time Stable-Baselines3's SAC.
     """
     config = configure(env, agent)
     config = replace(
@@ -111,6 +157,18 @@ def main(
     console.print(f"{machine.name()}", highlight=False)
     console.print(f"ceilings: {ceilings}, copying {machine.bandwidth() / 1e9:.1f} GB/s", highlight=False)
     console.print(f"frozen: {runs[1].replay.size} steps, {copies} copies each, in {freezing:.2f} s", highlight=False)
+    for run in runs:
+        run.close()
+    if peer:
+        assert isinstance(config.agent, SACConfig)
+        crop = getattr(config.agent, "crop", shape[-1])
+        tenths = statistics.quantiles(peer_updates(env, batch_size, crop, config.agent.embedding, config.agent.hidden), n=10)
+        console.print(
+            f"Stable-Baselines3 SAC, batch {batch_size}, its own sampling included: {1e3 * tenths[4]:.0f} ms an update "
+            f"({1e3 * tenths[0]:.0f} to {1e3 * tenths[-1]:.0f}), the actor's in each",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

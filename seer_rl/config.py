@@ -115,6 +115,8 @@ class TrainConfig:
     """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""
     keep: int = 2
     """Checkpoints to keep. They are removed when the run has ended."""
+    label: str = ""
+    """What pictures and tables call these settings. Empty: by when the encoder is frozen."""
     run_dir: Path | None = None
     """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
     environment: Annotated[EnvConfig, tyro.conf.arg(name="env")] = field(default_factory=EnvConfig)

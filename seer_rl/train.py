@@ -70,6 +70,10 @@ class Stopped(Exception):
     """Someone asked the run to stop, and it may."""
 
 
+class Busy(ValueError):
+    """Another process is training in the run directory."""
+
+
 class Fault(Exception):
     """Something that ends a run and is not its program's mistake, in a sentence."""
 
@@ -126,7 +130,7 @@ class Run:
     def claim(self) -> IO[str]:
         """Make the run directory this run's own, until the file that is returned is closed.
 
-        Raises ValueError if it is another run's, or if another process is training in it.
+        Raises ValueError if it is another run's, Busy if another process is training in it.
         """
         if self._lock:
             return self._lock
@@ -138,12 +142,7 @@ class Run:
                 if self.config.run_dir:
                     raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it") from None
                 self.run_dir = default_run_dir(self.config)  # another run, begun in the same second, was faster
-        self._lock = (self.run_dir / LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends, however it does
-        except OSError:
-            self._lock.close()
-            raise ValueError(f"another process is training in {self.run_dir}") from None
+        self._lock = lock(self.run_dir)
         return self._lock
 
     def train(self, show: "Callable[[Run], None]" = lambda _: None) -> None:
@@ -414,18 +413,36 @@ class Run:
         show(self)
 
 
+def lock(run_dir: Path) -> IO[str]:
+    """Make `run_dir` this process's own until the file is closed or the process ends, however it does. Raises Busy."""
+    file = (run_dir / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise Busy(f"another process is training in {run_dir}") from None
+    return file
+
+
 def resume(run_dir: Path, say: Callable[[str], None]) -> Run:
     """The run in `run_dir` as of its newest whole checkpoint, ready to go on; `say` hears of anything unusual.
 
-    Raises ValueError if there is no run, or nothing left to do.
+    Raises ValueError if there is no run, or nothing left to do; Busy if another process is at it.
     """
     config = replace(checkpoint.load_config(run_dir), run_dir=run_dir)
-    found = checkpoint.load(run_dir, say)
-    if not found:
-        if has_ended(run_dir, config):
-            raise ValueError(f"{run_dir} has ended, at step {config.steps:,}: there is nothing left to do")
-        say(f"{run_dir} has no checkpoint yet: it begins again")
-    return Run(config, found, again=True)
+    if has_ended(run_dir, config) and checkpoint.newest(run_dir) is None:
+        raise ValueError(f"{run_dir} has ended, at step {config.steps:,}: there is nothing left to do")
+    held = lock(run_dir)  # before reading: a process that writes checkpoints also removes old ones
+    try:
+        found = checkpoint.load(run_dir, say)
+        if not found:
+            say(f"{run_dir} has no checkpoint yet: it begins again")
+        run = Run(config, found, again=True)
+    except BaseException:
+        held.close()
+        raise
+    run._lock = held
+    return run
 
 
 def has_ended(run_dir: Path, config: TrainConfig) -> bool:

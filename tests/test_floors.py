@@ -12,7 +12,7 @@ FLOORS = [
     {"networks", "augment", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari", "envs.dmc", "envs.apart"},
     {"seer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train"},
-    {"console", "memory", "__main__"},
+    {"console", "memory", "cli", "worker", "sweep", "cluster", "__main__"},
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
@@ -20,6 +20,9 @@ NEIGHBOURS = {  # rooms on one floor that may know each other
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("__main__", "console"),
     ("__main__", "memory"), ("memory", "console"),
+    ("cli", "console"), ("worker", "cli"), ("worker", "console"), ("sweep", "cli"), ("sweep", "console"), ("sweep", "memory"),
+    ("sweep", "worker"), ("sweep", "cluster"), ("cluster", "worker"), ("cluster", "sweep"), ("__main__", "cli"),
+    ("__main__", "sweep"),
 }  # fmt: skip
 
 

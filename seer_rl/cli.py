@@ -1,0 +1,142 @@
+"""What the commands share: reading a command line, driving a run to its end, saying in one sentence what went wrong."""
+
+import argparse
+import contextlib
+import functools
+import io
+import itertools
+import signal
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+
+from seer_rl import plots, train
+from seer_rl.config import AGENTS, TrainConfig
+from seer_rl.console import Display, summary
+from seer_rl.presets import PRESETS, configure
+
+TRAIN_HELP = f"""Train an agent; with --seer.freeze-step, freeze its encoder then and go on with embeddings.
+
+  seer train atari/alien                                   data-efficient Rainbow, 100,000 steps, never frozen
+  seer train atari/alien --seer.freeze-step 50000          the same with SEER
+  seer train atari/alien --preset paper                    the paper's figure 3: 500,000 steps, its T_f for this game
+  seer train atari/alien --preset paper-memory             its figure 4: the same in 0.07 GB of replay
+  seer train atari/alien --preset paper --seer.freeze-step None        the paper's baseline
+  seer train atari/pong --agent dqn --replay.memory 500MB  another agent; memory in bytes, everything counted
+
+--agent {{{",".join(AGENTS)}}} and --preset {{{",".join(PRESETS)}}} choose what the settings below start from."""
+
+
+class Mistake(Exception):
+    """Something the user can put right, said in one sentence."""
+
+
+class Ended(Exception):
+    """A run ended before its last step: a sentence, and the exit code."""
+
+
+@contextlib.contextmanager
+def mistakes() -> Any:
+    """Errors of setting up are the user's to mend; those of training are ours, and keep their traceback."""
+    try:
+        yield
+    except (ValueError, ImportError, MemoryError, OSError) as error:
+        raise Mistake(str(error)) from error
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "overflow" not in str(error):
+            raise
+        raise Mistake("there is not enough memory for networks of this size: make --agent.hidden smaller") from error
+
+
+def read(settings: Any, command: str, arguments: list[str], **options: Any) -> Any:
+    """tyro's answer to a command line, with its boxes of errors turned into a sentence."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(settings, prog=f"seer {command}", args=arguments, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        inside = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+        sentence = " ".join(itertools.takewhile(lambda line: line.strip("─"), inside))
+        raise Mistake(f"{sentence.replace('Error parsing', 'cannot read')} (seer {command} --help)") from None
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The settings that a command line asks for: those of the agent and the preset, then what it changes."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    chooser.add_argument("--agent")
+    chooser.add_argument("--preset")
+    try:
+        names, rest = chooser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise Mistake(f"{error} (seer train --help)") from None
+    for kind, known in (("agent", list(AGENTS)), ("preset", list(PRESETS))):
+        name = getattr(names, kind)
+        if name is not None and name not in known:
+            raise Mistake(f"there is no {kind} {name!r}: choose {' or '.join(known)}")
+
+    def apply(config: TrainConfig) -> TrainConfig:
+        default = replace(config, env=config.env or tyro.MISSING)
+        chosen: TrainConfig = read(
+            tyro.conf.AvoidSubcommands[TrainConfig], "train", rest, description=TRAIN_HELP, default=default
+        )
+        return chosen
+
+    # The defaults depend on the environment, which only tyro can tell from the settings' values.
+    env = apply(configure("", names.agent, names.preset)).env
+    with mistakes():
+        config = configure(env, names.agent, names.preset)
+    return apply(config)
+
+
+def drive(run: train.Run, console: Console, display: Display) -> None:
+    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C or SIGTERM."""
+    config, say = run.config, functools.partial(console.print, highlight=False, soft_wrap=True)
+    threads = torch.get_num_threads()
+    begun = f", going on from step {run.step:,}" if run.step else ""
+    with mistakes():
+        run.claim()
+    say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}{begun}")
+    with warnings.catch_warnings(), display, stopping(run) as asked:
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        try:
+            run.train(display)
+        except train.Stopped:
+            at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
+            raise Ended(f"{at}: go on with: seer resume {run.run_dir}", 128 + asked[0]) from None
+        except train.Fault as fault:
+            raise Ended(str(fault), 1) from fault
+    summary(run, console)
+    try:
+        plots.curves([run.run_dir], run.run_dir / "curves.png")
+        say(f"curves: {run.run_dir / 'curves.png'}")
+    except ImportError as error:
+        say(f"note: {error}")
+    say(f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4")
+
+
+@contextlib.contextmanager
+def stopping(run: train.Run) -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM stop the run, a second one at once; gives the signals that came."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        run.stopping = True
+        if run.doing == train.COMPILING:  # which looks at nothing for a long time
+            raise KeyboardInterrupt
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
