@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,11 @@ class Cluster:
             raise ImportError("--ray needs the extra [ray]: pip install 'seer-rl[ray]'") from error
         self._ray = ray
         try:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if host:  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             why = str(error).strip().partition("\n")[0]
             raise ValueError(f"no Ray cluster answers at {address!r} ({why}): start one with `ray start --head`") from error
         self.jobs = max(1, int(ray.cluster_resources().get("CPU", 0)) // threads)
