@@ -2,19 +2,19 @@
 
 import functools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import __version__, checkpoint, memory, plots, sweep, train
+from seer_rl import __version__, checkpoint, envs, memory, paper, plots, report, results, sweep, train
 from seer_rl.cli import Ended, Mistake, drive, mistakes, parse, read
-from seer_rl.config import AGENTS, TrainConfig
+from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
 from seer_rl.presets import PRESETS
 
@@ -25,6 +25,8 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
   seer sweep PLAN.toml [--jobs N]                                    many runs; called again, it goes on
   seer eval RUN [--episodes N]                                       play whole games and print their scores
   seer play RUN --video out.mp4                                      film the agent
+  seer report DIR [DIR ...] -o report.html [--watch]                 one page about many runs
+  seer paper table1|figure4|... --runs DIR                           the paper's tables and figures from your runs
   seer plot RUN [RUN ...] [--output curves.png]                      draw runs into one picture
 
 `seer COMMAND --help` explains each. A first run of about five minutes: seer train --preset quick"""
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "eval": eval_,
         "play": play_,
         "plot": plot_,
+        "report": report_,
+        "paper": paper.command,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -83,14 +87,10 @@ def resume_(arguments: list[str]) -> None:
     drive(run, console, Display(console))
 
 
-def load(run_dir: Path, render_mode: str | None = None) -> tuple[TrainConfig, train.Agent, Any]:
-    """Settings, agent and evaluation environment of a finished or running run."""
+def load(run_dir: Path, render_mode: str | None = None) -> tuple[train.Agent, Any]:
+    """Agent and evaluation environment of a finished or running run."""
     with mistakes():
-        config = checkpoint.load_config(run_dir)
-        env = train.make_env(config, training=False, render_mode=render_mode)
-        agent = train.make_agent(config, env, seed=0)
-        checkpoint.load_agent(run_dir, agent, config)
-    return config, agent, env
+        return train.trained(run_dir, checkpoint.load_config(run_dir), render_mode)
 
 
 def eval_(arguments: list[str]) -> None:
@@ -110,25 +110,12 @@ def eval_(arguments: list[str]) -> None:
     run, episodes, seed, device_name = read(settings, "eval", arguments)
     if episodes < 1 or seed < 0:
         raise Mistake("--episodes must be at least 1 and --seed at least 0")
-    _, agent, env = load(run)
+    agent, env = load(run)
     with mistakes():
         device = train.choose_device(device_name)
     results = train.evaluate(agent.to(device), env, episodes, seed, device)
     env.close()
     print(f"{scores(results)} over {episodes} games (median {np.median(results):,.1f}): {' '.join(f'{r:g}' for r in results)}")
-
-
-class Filmed(gym.Wrapper[Any, Any, Any, Any]):
-    """Hands a picture of every step to `keep`."""
-
-    def __init__(self, env: gym.Env[Any, Any], keep: Callable[[Any], None]) -> None:
-        super().__init__(env)
-        self.keep = keep
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        result = self.env.step(action)
-        self.keep(self.env.render())
-        return result
 
 
 def play_(arguments: list[str]) -> None:
@@ -158,11 +145,11 @@ def play_(arguments: list[str]) -> None:
             import imageio.v2 as imageio
         except ImportError as error:
             raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
-        _, agent, env = load(run, render_mode="rgb_array")
+        agent, env = load(run, render_mode="rgb_array")
         beside = video.with_name(f".{video.stem}.part.mp4")
         writer = imageio.get_writer(beside, fps=env.metadata["render_fps"], macro_block_size=2, quality=8)
 
-    results = train.evaluate(agent, Filmed(env, writer.append_data), episodes, seed, torch.device("cpu"))
+    results = train.evaluate(agent, envs.Filmed(env, writer.append_data), episodes, seed, torch.device("cpu"))
     writer.close()
     env.close()
     beside.replace(video)
@@ -187,6 +174,42 @@ def plot_(arguments: list[str]) -> None:
             raise ValueError("name at least one run directory")
         plots.curves(runs, output)
     print(output)
+
+
+def report_(arguments: list[str]) -> None:
+    def settings(
+        runs: tyro.conf.Positional[tuple[Path, ...]],
+        output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html"),
+        film: bool = True,
+        watch: bool = False,
+        every: int = 60,
+    ) -> tuple[tuple[Path, ...], Path, bool, bool, int]:
+        """Write one page about runs, that opens anywhere without a network: curves, intervals, cost, settings, pictures.
+
+        Args:
+            runs: Run directories, or directories of runs.
+            output: File to write.
+            film: Let an agent of each kind play a game, and show pictures of it.
+            watch: Write it again and again until all runs are done; an open page reloads itself.
+            every: Seconds between two writings.
+        """
+        return runs, output, film, watch, every
+
+    runs, output, film, watch, every = read(settings, "report", arguments)
+    say = functools.partial(print, file=sys.stderr)
+    with mistakes():
+        if not runs:
+            raise ValueError("name at least one directory of runs")
+        if every < 1:
+            raise ValueError(f"--every must be at least 1, not {every}")
+        while True:
+            found = results.find(runs, lambda text: say(f"note: {text}"))
+            going = watch and not all(result.has_ended for result in found)
+            report.write(found, output, ["report", *arguments], film and not going, every if going else None)
+            print(f"{output}: {sum(r.has_ended for r in found)} of {len(found)} runs done", flush=True)
+            if not going:
+                return
+            time.sleep(every)
 
 
 if __name__ == "__main__":

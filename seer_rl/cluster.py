@@ -32,16 +32,16 @@ class Cluster:
             import ray
         except ImportError as error:
             raise ImportError("--ray needs the extra [ray]: pip install 'seer-rl[ray]'") from error
-        self._ray = ray
+        self._ray: Any = ray
         try:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             if host:  # Ray itself would try for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
+            self._ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             why = str(error).strip().partition("\n")[0]
             raise ValueError(f"no Ray cluster answers at {address!r} ({why}): start one with `ray start --head`") from error
-        self.jobs = max(1, int(ray.cluster_resources().get("CPU", 0)) // threads)
+        self.jobs = max(1, int(self._ray.cluster_resources().get("CPU", 0)) // threads)
         self._work = ray.remote(num_cpus=threads, max_retries=-1)(work)  # retried where a node dies
 
     def __call__(self, state: "State") -> "Task":

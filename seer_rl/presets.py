@@ -26,7 +26,7 @@ ATARI_MEMORY = 10_000 * 84 * 84  # bytes; "0.07 GB": 10,000 frames
 
 
 def _atari_freeze_step(env: str, limited: bool) -> int:
-    return ATARI_FREEZE_STEPS.get(_plain(env), (100_000, 150_000))[limited]  # elsewhere the latest of the published times
+    return ATARI_FREEZE_STEPS.get(plain(env), (100_000, 150_000))[limited]  # elsewhere the latest of the published times
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ OTHER_TASK = Task(250_000, 80_000, 80_000, 2_000)  # the latest of the published
 FRAME_BYTES = 3 * 100 * 100
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """An environment's task, however it is spelled: atari/bank_heist and atari/BankHeist are one."""
     return re.sub(r"[^a-z0-9]", "", name.partition("/")[2].lower())
 
 
 def _dmc(env: str, agent: AgentConfig | None) -> TrainConfig:
     """SAC, RAD or CURL with the settings of the paper's table 4."""
-    agent, task = agent or CURLConfig(), _plain(env)
+    agent, task = agent or CURLConfig(), plain(env)
     if isinstance(agent, SACConfig) and task == "cheetahrun":
         agent = replace(agent, learning_rate=2e-4, batch_size=512)
     settings = DMC_TASKS.get(task, OTHER_TASK)
@@ -75,7 +76,7 @@ def paper(env: str, agent: AgentConfig | None = None) -> TrainConfig:
 def paper_memory(env: str, agent: AgentConfig | None = None) -> TrainConfig:
     """Little memory: Rainbow + SEER in 0.07 GB (figures 4 and 11), CURL + SEER in 0.03 or 0.06 GB (figures 5 and 10)."""
     if env.startswith("dmc/"):
-        task = DMC_TASKS.get(_plain(env), OTHER_TASK)
+        task = DMC_TASKS.get(plain(env), OTHER_TASK)
         memory, freeze = ReplayConfig(memory=task.frames * FRAME_BYTES), SeerConfig(task.freeze_step_limited)
         return replace(_dmc(env, agent), replay=memory, seer=freeze)
     freeze = SeerConfig(_atari_freeze_step(env, limited=True))
@@ -110,7 +111,7 @@ def quick(env: str, agent: AgentConfig | None = None) -> TrainConfig:
     )
 
 
-def plain(env: str, agent: AgentConfig | None = None) -> TrainConfig:
+def default(env: str, agent: AgentConfig | None = None) -> TrainConfig:
     """No preset: the defaults, with an agent for the environment's kind of actions."""
     return TrainConfig(env, agent=agent or (CURLConfig() if env.startswith("dmc/") else RainbowConfig()))
 
@@ -126,5 +127,5 @@ PRESETS: dict[str, Callable[[str, AgentConfig | None], TrainConfig]] = {
 
 def configure(env: str, agent: str | None = None, preset: str | None = None) -> TrainConfig:
     """The settings of a preset for an environment and an agent by name. Raises ValueError where they don't go together."""
-    choose = PRESETS[preset] if preset else plain
+    choose = PRESETS[preset] if preset else default
     return replace(choose(env, AGENTS[agent]() if agent else None), compile=True)

@@ -325,7 +325,8 @@ class Run:
         logger.log(self.step, {"replay/steps": phase.replay_steps, "replay/capacity": phase.replay_capacity,
                                "replay/bytes": phase.replay_bytes, "replay/bytes_per_step": phase.bytes_per_step,
                                "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
-        speed = {"charts/SPS": phase.steps_per_second, "charts/process_bytes": phase.process_bytes}
+        seconds = sum(phase.seconds for phase in self.phases)
+        speed = {"charts/SPS": phase.steps_per_second, "charts/seconds": seconds, "charts/process_bytes": phase.process_bytes}
         logger.log(self.step, speed, clock=True)
 
     def _require_finite(self) -> None:
@@ -584,6 +585,14 @@ def evaluate(
     finally:
         agent.train()
         agent.generator.set_state(state)
+
+
+def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
+    """The agent that a run with these settings saved last, and its evaluation environment. Raises ValueError without either."""
+    env = make_env(config, training=False, render_mode=render_mode)
+    agent = make_agent(config, env, seed=0)
+    checkpoint.load_agent(run_dir, agent, config)
+    return agent, env
 
 
 def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int, allow: Callable[[], None] = lambda: None) -> list[float]:

@@ -46,9 +46,9 @@ def test_runs_of_a_dead_node_finish_on_the_other(tmp_path: Path) -> None:
     try:
         cluster = json.loads(nodes.stdout.readline())
         output = tmp_path / "out"
+        arguments = ["sweep", str(tmp_path / "plan.toml"), "--output", str(output), "--ray", cluster["address"]]
         sweep = subprocess.Popen(
-            [sys.executable, "-m", "seer_rl", "sweep", str(tmp_path / "plan.toml"), "--output", str(output)]
-            + ["--ray", cluster["address"]],
+            [sys.executable, "-m", "seer_rl", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         )  # fmt: skip
         until = time.monotonic() + 180

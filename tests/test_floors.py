@@ -9,20 +9,51 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
-    {"networks", "augment", "replay", "sumtree", "flops", "logger", "plots", "envs", "envs.atari", "envs.dmc", "envs.apart"},
+    {
+        "networks",
+        "augment",
+        "replay",
+        "sumtree",
+        "flops",
+        "logger",
+        "plots",
+        "stats",
+        "envs",
+        "envs.atari",
+        "envs.dmc",
+        "envs.apart",
+    },
     {"seer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
-    {"config", "checkpoint", "presets", "train"},
-    {"console", "memory", "cli", "worker", "sweep", "cluster", "__main__"},
+    {"config", "checkpoint", "presets", "train", "results"},
+    {
+        "console",
+        "memory",
+        "cli",
+        "worker",
+        "sweep",
+        "cluster",
+        "report",
+        "paper",
+        "paper.published",
+        "paper.experiments",
+        "paper.tables",
+        "paper.figures",
+        "__main__",
+    },
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
     ("envs.apart", "envs"),
     ("curl", "sac"),
-    ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("__main__", "console"),
+    ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),
+    ("results", "config"), ("__main__", "console"),
     ("__main__", "memory"), ("memory", "console"),
     ("cli", "console"), ("worker", "cli"), ("worker", "console"), ("sweep", "cli"), ("sweep", "console"), ("sweep", "memory"),
     ("sweep", "worker"), ("sweep", "cluster"), ("cluster", "worker"), ("cluster", "sweep"), ("__main__", "cli"),
-    ("__main__", "sweep"),
+    ("__main__", "sweep"), ("__main__", "report"), ("report", "console"), ("__main__", "paper"), ("paper", "cli"),
+    ("paper", "console"), ("paper", "paper.published"), ("paper", "paper.experiments"), ("paper", "paper.tables"),
+    ("paper", "paper.figures"), ("paper.experiments", "cli"), ("paper.tables", "paper.published"),
+    ("paper.tables", "paper.experiments"), ("paper.figures", "paper.published"), ("paper.figures", "paper.experiments"),
 }  # fmt: skip
 
 

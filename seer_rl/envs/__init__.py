@@ -1,5 +1,6 @@
 """Environments: gymnasium environments with uint8 observations [C, H, W], stacks of frames."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,3 +57,16 @@ def frames_in(env: gym.Env[Any, Any]) -> int:
 def max_episode_steps(env: gym.Env[Any, Any]) -> int:
     """Steps after which an episode is truncated."""
     return int(env.get_wrapper_attr("max_episode_steps"))
+
+
+class Filmed(gym.Wrapper[Any, Any, Any, Any]):
+    """Hands a picture of every step to `keep`."""
+
+    def __init__(self, env: gym.Env[Any, Any], keep: Callable[[Any], None]) -> None:
+        super().__init__(env)
+        self.keep = keep
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        result = self.env.step(action)
+        self.keep(self.env.render())
+        return result

@@ -1,0 +1,125 @@
+"""`seer paper`: the paper's tables and figures from our runs, and the sweeps that would fill them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from seer_rl import results
+from seer_rl.cli import Mistake, mistakes, read
+from seer_rl.console import count, duration
+from seer_rl.paper import published
+from seer_rl.paper.experiments import FIGURES, LATER, SEEDS, estimate, plan
+from seer_rl.paper.figures import draw
+from seer_rl.paper.tables import MISSING, Table, table1, table2, table3
+from seer_rl.results import Result
+
+TABLES = ("table1", "table2", "table3")
+GROUPS = {"figure6": ("figure6a", "figure6b")}
+
+
+def command(arguments: list[str]) -> None:
+    """`seer paper`."""
+    if arguments[:1] == ["plan"]:
+        return plan_(arguments[1:])
+
+    def settings(
+        what: tyro.conf.Positional[str],
+        runs: tuple[Path, ...] = (),
+        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+        flops: float = published.BUDGET,
+        steps: int = published.STEPS,
+    ) -> tuple[str, tuple[Path, ...], Path | None, float, int]:
+        """A table or figure of the paper from runs, published numbers beside ours; `seer paper plan figure4` says what to run.
+
+        Args:
+            what: table1 (scores), table2, table3 (operations by layer), figure2 to figure6, figure10 to figure13.
+            runs: Directories of runs.
+            output: File to write: Markdown for a table (none: it is printed), PNG or PDF for a figure (none: NAME.png).
+            flops: table1: operations at which scores are read.
+            steps: table1: agent steps at which scores in little memory are read.
+        """
+        return what, runs, output, flops, steps
+
+    what, runs, output, flops, steps = read(settings, "paper", arguments)
+    known(what, (*TABLES, *FIGURES, *GROUPS))
+    with mistakes():
+        if flops <= 0 or steps <= 0:
+            raise ValueError("--flops and --steps must be more than 0")
+        found: list[Result] = []
+        if what not in ("table2", "table3"):
+            if not runs:
+                raise ValueError(f"{what} is made from runs: name their directories with --runs")
+            found = results.find(runs, lambda text: print(f"note: {text}", file=sys.stderr))
+        if what in TABLES:
+            table = {"table1": lambda: table1(found, flops, steps), "table2": table2, "table3": table3}[what]()
+            if output:
+                output.write_text(table.markdown())
+                print(output)
+            else:
+                show(table)
+            return None
+        for name in GROUPS.get(what, (what,)):
+            path = output or Path(f"{name}.png")
+            if output and name != what:
+                path = output.with_stem(f"{output.stem}{name[-1]}")
+            if path.suffix not in (".png", ".pdf"):
+                raise ValueError(f"{path} must end in .png or .pdf")
+            for note in draw(name, found, path):
+                print(note)
+            print(path)
+    return None
+
+
+def plan_(arguments: list[str]) -> None:
+    """`seer paper plan`."""
+
+    def settings(what: tyro.conf.Positional[str], estimate: bool = True) -> tuple[str, bool]:
+        """Print the sweep that fills a figure, for `seer sweep`, with what it will cost.
+
+        Args:
+            what: figure2 to figure6, figure10 to figure13; table1.
+            estimate: Measure this machine for the time that it would take.
+        """
+        return what, estimate
+
+    what, measured = read(settings, "paper plan", arguments)
+    known(what, ("table1", *FIGURES, *GROUPS))
+    for name in {"table1": ("figure3", "figure4"), **GROUPS}.get(what, (what,)):
+        experiment = FIGURES[name]
+        runs = len(experiment.envs) * len(experiment.arms) * len(SEEDS)
+        print(f"# {name}: {experiment.title}; {runs} runs. Save as {name}.toml, then: seer sweep {name}.toml")
+        if measured:
+            with mistakes():
+                cost = estimate(experiment)
+            print(
+                f"# about {count(cost.flops)} FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine,"
+            )
+            print("# by a measurement of some steps, without compiling")
+        print(plan(experiment))
+
+
+def known(what: str, names: tuple[str, ...]) -> None:
+    """Raise Mistake unless `what` is one of `names`."""
+    if what in LATER:
+        raise Mistake(f"{what} is of transfer or of the encoder's inside: there is no `seer paper` for it yet")
+    if what not in names:
+        raise Mistake(f"there is no {what!r}: choose {', '.join(names)}")
+
+
+def show(table: Table) -> None:
+    """Print a table for people."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    rich = RichTable(title=table.title, title_justify="left")
+    for i, name in enumerate(table.heading):
+        rich.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in table.rows:
+        rich.add_row(*row)
+    console.print(rich)
+    if any(MISSING in cell for row in table.rows for cell in row):
+        console.print(f"{MISSING}: no run has come that far", highlight=False)
+    for note in table.notes:
+        console.print(note, highlight=False)

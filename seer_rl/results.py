@@ -1,0 +1,150 @@
+"""What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seer_rl import checkpoint
+from seer_rl.config import TrainConfig, name_of
+from seer_rl.logger import read
+
+Array = NDArray[np.float64]
+Axis = Literal["steps", "flops", "seconds", "bytes"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run, finished or not: its settings and its metrics as (step, value) pairs."""
+
+    run_dir: Path
+    config: TrainConfig
+    metrics: dict[str, list[tuple[int, float]]]
+
+    @property
+    def agent(self) -> str:
+        return name_of(self.config.agent)
+
+    @cached_property
+    def freeze_step(self) -> int | None:
+        """T_f, once it is reached."""
+        return int(self.metrics["seer/freeze_step"][0][1]) if "seer/freeze_step" in self.metrics else None
+
+    @property
+    def label(self) -> str:
+        """What its settings are called."""
+        planned = self.config.seer.freeze_step
+        return self.config.label or ("never frozen" if planned is None else f"SEER, frozen at {planned:,}")
+
+    @cached_property
+    def step(self) -> int:
+        """The latest that is known of."""
+        return max((series[-1][0] for series in self.metrics.values()), default=0)
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(len(self.steps)) and int(self.steps[-1]) == self.config.steps
+
+    @cached_property
+    def steps(self) -> Array:
+        """Of its evaluations, [evaluations]."""
+        return np.array([step for step, _ in self.metrics.get("eval/return", [])], float)
+
+    @cached_property
+    def returns(self) -> Array:
+        """Mean score of each evaluation, [evaluations]."""
+        return np.array([value for _, value in self.metrics.get("eval/return", [])], float)
+
+    def along(self, axis: Axis, steps: Array) -> Array:
+        """Where the run was on `axis` at `steps`: operations (the paper's count), seconds of training, most bytes of replay."""
+        if axis == "steps":
+            return steps
+        names = {"flops": "compute/flops", "seconds": "charts/seconds", "bytes": "replay/bytes"}
+        series = sorted(({0: 0.0} | dict(self.metrics.get(names[axis], []))).items())
+        known, values = (np.array(column, float) for column in zip(*series, strict=True))
+        if axis == "bytes":
+            values = np.maximum.accumulate(values)
+        there: Array = np.interp(steps, known, values)
+        return there
+
+    def score_at(self, axis: Axis, x: float) -> float | None:
+        """Return at `x` of `axis`, linear between evaluations; None before the first and after the last."""
+        if not len(self.steps):
+            return None
+        xs = self.along(axis, self.steps)
+        return float(np.interp(x, xs, self.returns)) if xs[0] <= x <= xs[-1] else None
+
+    def speeds(self) -> tuple[float | None, float | None]:
+        """Agent steps per second at the end of the phase on images, and of that on embeddings."""
+        trained = {step for name, series in self.metrics.items() if name.startswith("losses/") for step, _ in series}
+        freeze = self.freeze_step if self.freeze_step is not None else float("inf")
+        speeds = [(step, value) for step, value in self.metrics.get("charts/SPS", []) if step in trained]
+        before = [value for step, value in speeds if step <= freeze]
+        after = [value for step, value in speeds if step > freeze]
+        return (before[-1] if before else None), (after[-1] if after else None)
+
+
+def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
+    """The runs at or below `paths`; those that cannot be read are named through `say` and left out.
+
+    Raises ValueError where there are none.
+    """
+    run_dirs: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ValueError(f"{path} is no directory of runs")
+        found = sorted(config.parent for config in path.rglob(checkpoint.CONFIG))
+        if not found:
+            raise ValueError(f"{path} holds no runs: those have a {checkpoint.CONFIG}")
+        run_dirs |= dict.fromkeys(found)
+    results = []
+    for run_dir in run_dirs:
+        try:
+            config = checkpoint.load_config(run_dir)
+            metrics = read(run_dir) if (run_dir / "metrics.csv").exists() else {}  # of a sweep, and not begun yet
+            results.append(Result(run_dir, config, metrics))
+        except ValueError as error:
+            say(f"left out: {error}")
+    if not results:
+        raise ValueError("none of the runs could be read")
+    return results
+
+
+def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
+    """Runs by environment, and in it by what their settings are called; with the agent's name where there are several."""
+    results = list(results)
+    several = len({result.agent for result in results}) > 1
+    groups: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        label = f"{result.agent}, {result.label}" if several else result.label
+        groups.setdefault(result.config.env, {}).setdefault(label, []).append(result)
+    return groups
+
+
+def scores_at(runs: Iterable[Result], axis: Axis, x: float) -> list[float]:
+    """Returns at `x` of the runs that have come that far."""
+    return [score for run in runs if (score := run.score_at(axis, x)) is not None]
+
+
+def differing(results: Iterable[Result]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings that all runs share, and for each run those in which they differ, by their names on the command line."""
+    flat = [
+        _flat(asdict(result.config) | {"agent": {"name": result.agent, **asdict(result.config.agent)}}) for result in results
+    ]
+    names = list(dict.fromkeys(name for settings in flat for name in settings))
+    same = {n: flat[0].get(n) for n in names if all(settings.get(n) == flat[0].get(n) for settings in flat)}
+    return same, [{n: settings.get(n) for n in names if n not in same and n != "run_dir"} for settings in flat]
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[above + name] = value
+    return found
