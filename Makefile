@@ -1,5 +1,6 @@
 # `make train` and `make test` do everything on a fresh machine: they create .venv if it is missing and install into it.
-# What DeepMind Control needs to draw without a screen is a system package: where nothing is there yet, it is installed too.
+# What DeepMind Control needs to draw without a screen, and the browser that reports are tested in, are system packages: where
+# they are missing, they are installed too.
 PYTHON ?= python3
 BIN = .venv/bin
 SUDO = $(shell test $$(id -u) = 0 || echo sudo)
@@ -9,7 +10,7 @@ SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 train: .venv/installed
 	$(BIN)/seer train --preset quick
 
-test: lint .venv/renderer
+test: lint .venv/renderer .venv/browser
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed
@@ -25,6 +26,11 @@ lint: .venv/installed
 .venv/renderer: .venv/installed
 	$(BIN)/python -c "from seer_rl.envs.dmc import renderer; renderer()" 2> /dev/null \
 	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends libosmesa6; }
+	touch $@
+
+.venv/browser: .venv/installed
+	command -v chromium > /dev/null \
+	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends chromium; }
 	touch $@
 
 clean:
