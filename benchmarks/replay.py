@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from seer_rl import train
 from seer_rl.replay import Replay
 
 FEATURES = 576
@@ -45,6 +46,7 @@ def main(steps: int = 20_000) -> None:
     Args:
         steps: In the replay.
     """
+    train.tune_cpu()
     table = Table(title=f"Replay of {steps:,} steps, stacks of 4, 20-step returns")
     for column in ("", "batch", "sampling", "ms a batch", "samples/s", "bytes per step", "GB/s delivered"):
         table.add_column(column, justify="left" if not column else "right")

@@ -89,7 +89,10 @@ def test_every_chart_is_drawn(size: dict[str, int], scheme: str, browser: Browse
     problems: list[str] = []
     page = visit(browser, report, problems, viewport=size, color_scheme=scheme)
     names = page.evaluate("charts.map(chart => chart.id)")
-    assert names == ["across-atari", *(f"atari-{game}-{what}" for game in sorted(GAMES) for what in ("return", "memory", "speed"))]
+    assert names == [
+        "across-atari",
+        *(f"atari-{game}-{what}" for game in sorted(GAMES) for what in ("return", "memory", "speed")),
+    ]
     for name in names:
         assert page.locator(f"#{name} canvas").evaluate(INK) > 500, name
     assert page.evaluate("document.scrollingElement.scrollWidth") <= size["width"]  # nothing sticks out
