@@ -22,13 +22,18 @@ def curves(runs: Sequence[Path], output: Path) -> None:
 
     Runs that were frozen at the same step share a colour, and so do those that never were: thin lines are runs, thick ones the
     mean of runs evaluated at the same steps; a dotted line marks T_f, a dashed one a random player. Raises ValueError for a run
-    without evaluations and ImportError without the extra [report].
+    without evaluations and for runs of several environments, ImportError without the extra [report].
     """
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need the extra [report]: pip install 'seer-rl[report]'") from error
+    names = sorted(
+        {tomllib.loads((run / "config.toml").read_text()).get("env", "") for run in runs if (run / "config.toml").is_file()}
+    )
+    if len(names) > 1:
+        raise ValueError(f"these runs are of {', '.join(names)}: draw those of each by themselves, or all with seer report")
     groups: dict[float | None, list[dict[str, Series]]] = {}
     for run in runs:
         metrics = read(run)
@@ -81,6 +86,5 @@ def curves(runs: Sequence[Path], output: Path) -> None:
             else:
                 axis.set_ylim(bottom=0)
         axes[0, 0].legend(frameon=False, loc="best")
-        names = sorted({tomllib.loads((run / "config.toml").read_text())["env"] for run in runs})
         figure.suptitle(f"{', '.join(names)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$")
         figure.savefig(output, dpi=130)

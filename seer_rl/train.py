@@ -590,8 +590,12 @@ def evaluate(
 def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
     """The agent that a run with these settings saved last, and its evaluation environment. Raises ValueError without either."""
     env = make_env(config, training=False, render_mode=render_mode)
-    agent = make_agent(config, env, seed=0)
-    checkpoint.load_agent(run_dir, agent, config)
+    try:
+        agent = make_agent(config, env, seed=0)
+        checkpoint.load_agent(run_dir, agent, config)
+    except BaseException:
+        env.close()
+        raise
     return agent, env
 
 

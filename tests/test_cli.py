@@ -96,6 +96,11 @@ def test_a_run_tells_what_it_gained(
     assert capsys.readouterr().out == first  # seeded
     assert main(["plot", "run", "--output", "both.png"]) == 0
     assert (finished / "both.png").exists()
+    shutil.copytree(finished / "run", finished / "other")
+    other = finished / "other" / "config.toml"
+    other.write_text(other.read_text().replace("atari/qbert", "atari/pong"))
+    assert main(["plot", "run", "other"]) == 2
+    assert "these runs are of atari/pong, atari/qbert" in capsys.readouterr().err
     assert main(["play", "run", "--video", "film.mp4"]) == 0
     assert (finished / "film.mp4").stat().st_size > 10_000
     assert main(TINY.split()) == 2

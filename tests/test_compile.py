@@ -44,14 +44,14 @@ def batch(images: bool, features: int) -> Batch:
 
 @pytest.mark.parametrize(("kind", "features"), [("rainbow", 576), ("dqn", 576)])
 def test_compiled_updates_are_the_same(kind: str, features: int) -> None:
-    """Over several updates, each with noise of its own: nothing is compiled in that should change."""
+    """Over several updates, each with noise of its own, and new targets: nothing is compiled in that should change."""
     agents: list[Rainbow | DQN] = []
     for _ in range(2):
         torch.manual_seed(0)
         if kind == "rainbow":
-            agents.append(Rainbow(RainbowConfig(hidden=16), (4, 84, 84), 6))
+            agents.append(Rainbow(RainbowConfig(hidden=16, target_every=2), (4, 84, 84), 6))
         else:
-            agents.append(DQN(DQNConfig(hidden=16, encoder="data-efficient"), (4, 84, 84), 6))
+            agents.append(DQN(DQNConfig(hidden=16, target_every=2, encoder="data-efficient"), (4, 84, 84), 6))
     assert compile_losses(agents[1], kind)
     for images in (True, False):
         example = batch(images, features)
