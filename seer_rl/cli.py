@@ -62,8 +62,9 @@ def read(settings: Any, command: str, arguments: list[str], **options: Any) -> A
     except SystemExit as end:
         if not end.code:
             raise
-        inside = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
-        sentence = " ".join(itertools.takewhile(lambda line: line.strip("─"), inside))
+        inside = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]  # below the title; between rules
+        below = itertools.dropwhile(lambda line: not line.strip("─-"), inside)
+        sentence = " ".join(itertools.takewhile(lambda line: line.strip("─-"), below))
         raise Mistake(f"{sentence.replace('Error parsing', 'cannot read')} (seer {command} --help)") from None
 
 

@@ -151,11 +151,11 @@ class Run:
         Raises Stopped once `stopping` is set, when a checkpoint holds everything; Fault where the run cannot go on.
         """
         config = self.config
-        lock = self.claim()
+        self.claim()
         checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
         written = {name: bytes(data) for name, data in self.resumed.state["written"].items()} if self.resumed else None
         logger = Logger(self.run_dir, self.step, written)
-        with lock, logger, contextlib.closing(self):
+        with contextlib.closing(self), logger:
             try:
                 self._begin(logger, show)
                 try:
@@ -166,8 +166,8 @@ class Run:
                     raise
             except EnvironmentFailed as error:
                 raise Fault(f"the environment failed at step {self.step:,} ({error}); {self._way_back()}") from error
-        checkpoint.remove(self.run_dir)
-        (self.run_dir / LOCK).unlink(missing_ok=True)
+            checkpoint.remove(self.run_dir)
+            (self.run_dir / LOCK).unlink(missing_ok=True)
 
     def _begin(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
@@ -213,10 +213,12 @@ class Run:
             self._allow()
 
     def close(self) -> None:
-        """Free what the environments hold."""
+        """Free what the environments hold, and the run directory."""
         if self.env:
             self.env.close()
         self.eval_env.close()
+        if self._lock:
+            self._lock.close()
 
     def _allow(self) -> None:
         """Go on, unless someone wants the run to stop."""

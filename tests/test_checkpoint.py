@@ -151,6 +151,7 @@ def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.
     assert frames < 300 * 7064 + 7 * 2 * 100_000  # each record once, and at each checkpoint the two segments that it ends in
     resumed = train.resume(tmp_path / "run", pytest.fail)
     assert [bytes(s) for s in resumed.replay.segments()] == [bytes(s) for s in run.replay.segments()]
+    resumed.close()
 
 
 @pytest.mark.parametrize("name", ["atari/qbert", "atari/alien", *("dmc/" + "-".join(names) for names in suite.ALL_TASKS)])
@@ -339,7 +340,6 @@ def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["train", "atari/qbert", "--run-dir", str(tmp_path / "run")]) == 2
     assert f"holds a run at step 60: go on with: seer resume {tmp_path / 'run'}" in capsys.readouterr().err
     run = train.resume(tmp_path / "run", pytest.fail)
-    run.claim()
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "another process is training in" in capsys.readouterr().err
     run.train()
@@ -379,6 +379,7 @@ def test_signals_stop_a_run_soon_with_a_checkpoint(number: signal.Signals, tmp_p
     run = train.resume(tmp_path / "run", pytest.fail)
     assert run.step == 300
     assert run.evaluations == []
+    run.close()
 
 
 def test_settings_of_checkpoints_survive_their_file() -> None:

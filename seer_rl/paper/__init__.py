@@ -27,7 +27,7 @@ def command(arguments: list[str]) -> None:
         return plan_(arguments[1:])
 
     def settings(
-        what: tyro.conf.Positional[str],
+        what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")],
         runs: tuple[Path, ...] = (),
         output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
         flops: float = published.BUDGET,
@@ -77,7 +77,9 @@ def command(arguments: list[str]) -> None:
 def plan_(arguments: list[str]) -> None:
     """`seer paper plan`."""
 
-    def settings(what: tyro.conf.Positional[str], estimate: bool = True) -> tuple[str, bool]:
+    def settings(
+        what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")], estimate: bool = True
+    ) -> tuple[str, bool]:
         """Print the sweep that fills a figure, for `seer sweep`, with what it will cost.
 
         Args:
