@@ -4,6 +4,8 @@ import base64
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,23 @@ def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Capture
     assert "7 runs, 5 done, 2 not yet" in text
     assert "SEER, not done" in text
     assert "http-equiv" not in text
+
+
+def test_watching(runs: Path, tmp_path: Path) -> None:
+    """The page is written again until the last run is done; until then an open one reloads itself."""
+    shutil.copytree(runs / "pong-SEER-1", tmp_path / "run")
+    metrics = tmp_path / "run" / METRICS
+    whole = metrics.read_bytes()
+    metrics.write_bytes(whole[: whole.index(b"\r\n120,") + 2])
+    command = [sys.executable, "-m", "seer_rl", "report", "run", "-o", "r.html", "--watch", "--every", "1", "--no-film"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "r.html: 0 of 1 runs done\n"
+        assert '<meta http-equiv="refresh" content="1">' in (tmp_path / "r.html").read_text()
+        metrics.write_bytes(whole)
+        assert process.stdout.read().endswith("r.html: 1 of 1 runs done\n")
+    assert process.returncode == 0
+    assert "http-equiv" not in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ def test_aggregates_are_rliables() -> None:
         assert (found[name].low, found[name].high) == pytest.approx(tuple(ends["a"][:, 0]))
 
 
+def test_rliables_published_example() -> None:
+    """Two score matrices whose aggregates its authors give: 1.5 and 2 throughout, and an improvement in a third of pairs."""
+    x, y = np.array([[1.0, 2], [2, 2], [1, 1], [2, 1]]), np.array([[1.0, 1], [2, 2], [3, 3]])
+    for scores, expected in ((x, 1.5), (y, 2.0)):
+        found = stats.aggregates(scores)
+        assert [found[name].point for name in ("IQM", "median", "mean")] == [expected] * 3
+        assert found["optimality gap"].point == 0
+    assert stats.improvement(x, y).point == pytest.approx(1 / 3)
+
+
 def test_improvement_counts_pairs() -> None:
     x, y = RNG.integers(0, 4, (4, 3)).astype(float), RNG.integers(0, 4, (5, 3)).astype(float)
     wins = [np.mean([(a > b) + 0.5 * (a == b) for a in x[:, t] for b in y[:, t]]) for t in range(3)]

@@ -39,24 +39,22 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
 
     Between evaluations scores are interpolated linearly, over the cumulative count of operations.
     """
-    budget = f"{flops / 1e12:g}T"
-    columns: list[tuple[str, str, Axis, float, str]] = [
-        ("figure3", arm, "flops", flops, f"{arm}, {budget}") for arm, _ in FIGURES["figure3"].arms
-    ]
-    columns += [
-        ("figure4", arm, "steps", float(steps), f"{arm}, little memory, {steps:,} steps") for arm, _ in FIGURES["figure4"].arms
-    ]
-    table = Table(
-        "Table 1: scores on Atari games", ["game", *(f"{name}: {who}" for *_, name in columns for who in ("paper", "ours"))]
-    )
+    columns: list[tuple[str, str, Axis, float]] = [("figure3", arm, "flops", flops) for arm, _ in FIGURES["figure3"].arms]
+    columns += [("figure4", arm, "steps", float(steps)) for arm, _ in FIGURES["figure4"].arms]
+    heading = ["game"]
+    for _, arm, axis, at in columns:
+        name, theirs = (arm, published.BUDGET) if axis == "flops" else (f"{arm}, little memory", float(published.STEPS))
+        heading += [f"{name}: paper, {_place(axis, theirs)}", f"{name}: ours, {_place(axis, at)}"]
+    table = Table("Table 1: scores on Atari games", heading)
     departing: set[str] = set()
     for game in (*published.SCORES, "RoadRunner"):
         row = [game]
-        for i, (figure, arm, axis, at, _) in enumerate(columns):
+        for i, (figure, arm, axis, at) in enumerate(columns):
             score = published.SCORES[game][i] if game in published.SCORES else None
             runs = members(FIGURES[figure], f"atari/{game}", arm, found)
             ours = scores_at(runs, axis, at)
-            row += [f"{score.mean:,.1f} ± {score.std:,.1f}" if score else MISSING, cell(ours, runs, axis)]
+            later = f"{published.LATER[game, i]:,.0f}" if (game, i) in published.LATER else MISSING
+            row += [f"{score.mean:,.1f} ± {score.std:,.1f}" if score else later, cell(ours, runs, axis)]
             if ours:
                 departing |= departures(FIGURES[figure], f"atari/{game}", arm, runs)
         table.rows.append(row)
@@ -66,6 +64,10 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
     if departing:
         table.notes.append(f"Where our settings are not the paper's, ours (the paper's): {'; '.join(sorted(departing))}.")
     return table
+
+
+def _place(axis: Axis, at: float) -> str:
+    return f"{at / 1e12:.3g}T" if axis == "flops" else f"{at:,.0f} steps"
 
 
 def cell(scores: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
@@ -79,8 +81,7 @@ def cell(scores: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
     ends = [float(run.along(axis, run.steps)[-1]) for run in runs if len(run.steps)]
     if not ends:
         return MISSING
-    reached = f"{max(ends) / 1e12:.3g}T" if axis == "flops" else f"{max(ends):,.0f} steps"
-    return f"{MISSING} ({len(ends)}, to {reached})"
+    return f"{MISSING} ({len(ends)}, to {_place(axis, max(ends))})"
 
 
 def _rows(published_layers: dict[str, str], counted: dict[str, int], biases: dict[str, int]) -> list[list[str]]:
