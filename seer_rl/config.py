@@ -39,7 +39,7 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * unit)
 
 
-def _size_or(*words: str) -> Any:
+def size_or(*words: str) -> Any:
     """How the command line reads a size, or one of `words` ("none" is None)."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
@@ -54,7 +54,7 @@ def _size_or(*words: str) -> Any:
 class ReplayConfig:
     """What the replay may hold. Without a limit: every step of the run."""
 
-    memory: Annotated[int | Literal["auto"] | None, _size_or("none", "auto")] = None
+    memory: Annotated[int | Literal["auto"] | None, size_or("none", "auto")] = None
     """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze.
     auto: the largest that fits, into --memory-limit or what memory is free."""
     capacity: int | None = None
@@ -109,7 +109,7 @@ class TrainConfig:
     processors and GPUs that know it, but Rainbow learnt less with it (docs/performance.md)."""
     compile: bool = False
     """Compile the losses of Rainbow and DQN (the command line's default). Where that fails, the run goes on without."""
-    memory_limit: Annotated[int | None, _size_or("none")] = None
+    memory_limit: Annotated[int | None, size_or("none")] = None
     """Bytes that the whole process may take. A run that could take more is refused at the start, with the arithmetic."""
     checkpoint_every: int = 10_000
     """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""

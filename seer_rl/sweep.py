@@ -23,7 +23,7 @@ from rich.table import Table
 
 from seer_rl import checkpoint, memory, train, worker
 from seer_rl.cli import Ended, mistakes, parse, read
-from seer_rl.config import TrainConfig, _size_or, check, name_of
+from seer_rl.config import TrainConfig, check, name_of, size_or
 from seer_rl.console import duration, size
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
@@ -70,7 +70,7 @@ class Options:
     """Directory of the runs. None: runs/NAME of the plan, or runs/sweep."""
     jobs: int | None = None
     """Runs at a time on this machine. None: one per core (or as many as have --threads cores each)."""
-    memory: Annotated[int | None, _size_or("none")] = None
+    memory: Annotated[int | None, size_or("none")] = None
     """Bytes for all runs at a time together: each gets its share as --memory-limit."""
     ray: str | None = None
     """Address of a Ray cluster to run on (auto: this machine's; local: a new one). All nodes must see --output."""
@@ -253,21 +253,25 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(name, handler)
 
 
+def cores() -> list[int]:
+    """Those that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 class Local:
     """Begins runs on this machine, each on cores of its own where there are enough."""
 
     def __init__(self, jobs: int, threads: int) -> None:
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        each = len(cores) // jobs
+        free, each = cores(), len(cores()) // jobs
         self._slots: list[tuple[list[int] | None, Process | None]] = [
-            (cores[i * each : (i + 1) * each] if each >= threads else None, None) for i in range(jobs)
+            (free[i * each : (i + 1) * each] if each >= threads else None, None) for i in range(jobs)
         ]
 
     def __call__(self, state: State) -> Process:
-        free = next(i for i, (_, process) in enumerate(self._slots) if process is None or process.poll() is not None)
-        cores = self._slots[free][0]
-        process = worker.start(state.run_dir, cores)
-        self._slots[free] = cores, process
+        i = next(i for i, (_, process) in enumerate(self._slots) if process is None or process.poll() is not None)
+        own = self._slots[i][0]
+        process = worker.start(state.run_dir, own)
+        self._slots[i] = own, process
         return process
 
 
@@ -339,7 +343,7 @@ def command(arguments: list[str]) -> None:
         grid, output = plan(options)
         runs = configs(grid, output)
         threads = max(config.threads for config in runs.values())
-        jobs = options.jobs or max(1, (os.cpu_count() or 1) // threads)
+        jobs = max(1, len(cores()) // threads) if options.jobs is None else options.jobs
         if jobs < 1:
             raise ValueError(f"--jobs must be at least 1, not {jobs}")
         states = prepare(settle(runs, options.memory and options.memory // jobs, jobs, say))

@@ -96,7 +96,7 @@ def last_words(run_dir: Path) -> str:
 
 def main(run_dir: Path, cores: str) -> int:
     """The worker's own process."""
-    if cores:
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     console = Console(width=120)
 

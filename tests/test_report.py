@@ -181,6 +181,7 @@ def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Capture
     text = (tmp_path / "r.html").read_text()
     assert "7 runs, 5 done, 2 not yet" in text
     assert "SEER, not done" in text
+    assert "with no finished run on some of the tasks: SEER" in text
     assert "http-equiv" not in text
 
 

@@ -110,6 +110,8 @@ def across(groups: Groups, colours: dict[str, int], charts: list[dict[str, Any]]
         for label, values in scores.items():
             estimates = stats.aggregates(values)
             rows.append([label, *map(_estimate, estimates.values()), f"{values.shape[0]} x {values.shape[1]}"])
+        left_out = [label for label in colours if label not in members and any(label in groups[env] for env in tasks)]
+        unknown = [env for env in groups if env.startswith(suite + "/") and env not in tasks]
         scale = "0 is a random player, 1 a human" if suite == "atari" else "returns / 1000"
         parts += [
             f"<h2>Across {len(tasks)} tasks of {suite}</h2>",
@@ -117,6 +119,10 @@ def across(groups: Groups, colours: dict[str, int], charts: list[dict[str, Any]]
             "bootstrap over seeds.</p>",
             _table(["settings", "IQM", "median", "mean", "optimality gap", "seeds x tasks"], rows),
         ]
+        if left_out:
+            parts.append(f"<p>Left out, with no finished run on some of the tasks: {html.escape(', '.join(left_out))}.</p>")
+        if unknown:
+            parts.append(f"<p>Left out, with no known human score: {html.escape(', '.join(unknown))}.</p>")
         names = list(scores)
         for i, label in enumerate(names):
             for other in names[i + 1 :]:
