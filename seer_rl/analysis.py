@@ -1,0 +1,82 @@
+"""Looking inside an encoder: where it looks, and how much a layer still changes.
+
+A layer's activations are compared as matrices [samples, units]. Of a convolution, channels are the units, and every position of
+every image is a sample: there are then many more samples than units, without which either measure says little.
+"""
+
+import torch
+
+VARIANCE = 0.99  # of each layer, which SVCCA keeps
+
+
+def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
+    """Attention maps [B, H, W] of activations [B, C, H, W]: softmax over positions of the mean over channels of |activation|.
+
+    Each map sums to 1 (the paper's section 5.4).
+    """
+    mean = activations.abs().mean(dim=1)  # [B, H, W]
+    return mean.flatten(1).softmax(dim=1).view_as(mean)
+
+
+def units(activations: torch.Tensor) -> torch.Tensor:
+    """Activations [B, C, H, W] or [B, units] as a float64 matrix [samples, units]."""
+    if activations.dim() == 4:
+        activations = activations.permute(0, 2, 3, 1).flatten(0, 2)
+    return activations.double()
+
+
+def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Linear centred kernel alignment of x [n, p] and y [n, q], between 0 and 1 (Kornblith et al., 2019, eq. 3 and 4).
+
+    HSIC is estimated without bias (Song et al., 2012, eq. 5), so that independent layers score about 0 with few samples too,
+    where the plain estimate would give sqrt(p q / ((n + p) (n + q))). Below 0 it is 0, and so it is where a layer is constant.
+    Raises ValueError for fewer than 4 samples.
+    """
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"similarity needs the same samples on both sides, 4 or more, not {len(x)} and {len(y)}")
+    a, b = _centred(x), _centred(y)
+    norms = _hsic(a, a) * _hsic(b, b)
+    return float(min(max(_hsic(a, b) / norms**0.5, 0.0), 1.0)) if norms > 0 else 0.0
+
+
+def _hsic(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Unbiased estimate of the Hilbert-Schmidt independence criterion with linear kernels K = x x^T and L = y y^T.
+
+    Their diagonals are left out. All sums over the n x n matrices come from [n, units] ones: n may be tens of thousands.
+    """
+    n = len(x)
+    diagonal_k, diagonal_l = x.square().sum(dim=1), y.square().sum(dim=1)
+    rows_k, rows_l = x @ x.sum(dim=0) - diagonal_k, y @ y.sum(dim=0) - diagonal_l  # sums of rows without it
+    trace = (x.T @ y).square().sum() - diagonal_k @ diagonal_l
+    sums = rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2))
+    return float((trace + sums - 2 / (n - 2) * (rows_k @ rows_l)) / (n * (n - 3)))
+
+
+def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float:
+    """Mean canonical correlation of the directions of x [n, p] and y [n, q] that hold `variance` of each (Raghu et al., 2017).
+
+    Between 0 and 1; 0 where a layer is constant. Of independent layers with a directions each it is about 0.85 sqrt(a / n), and
+    1 where there are as many directions as samples, whatever they hold: raises ValueError where n < 2 (a + b).
+    """
+    if len(x) != len(y):
+        raise ValueError(f"similarity needs the same samples on both sides, not {len(x)} and {len(y)}")
+    a, b = _directions(_centred(x), variance), _directions(_centred(y), variance)
+    if not a.shape[1] or not b.shape[1]:
+        return 0.0
+    if len(x) < 2 * (a.shape[1] + b.shape[1]):
+        raise ValueError(f"{len(x)} samples are too few for {a.shape[1]} and {b.shape[1]} directions: use twice their sum")
+    return float(torch.linalg.svdvals(a.T @ b).clamp(max=1).mean())
+
+
+def _centred(x: torch.Tensor) -> torch.Tensor:
+    return x.double() - x.double().mean(dim=0)
+
+
+def _directions(x: torch.Tensor, variance: float) -> torch.Tensor:
+    """Orthonormal [n, k]: the fewest left singular vectors of x that hold `variance` of it, none of them numerical noise."""
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    real = s > s[:1] * max(x.shape) * torch.finfo(s.dtype).eps
+    held = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
+    before = torch.cat([held.new_zeros(1), held[:-1]])  # of the directions before each
+    kept: torch.Tensor = u[:, real & (before < variance)]
+    return kept
