@@ -117,11 +117,14 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
 def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
     """Runs by environment, and in it by what their settings are called; with the agent's name where there are several."""
     results = list(results)
-    several = len({result.agent for result in results}) > 1
+    agents: dict[str, set[str]] = {}
+    for result in results:
+        agents.setdefault(result.config.env, set()).add(result.agent)
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        label = f"{result.agent}, {result.label}" if several else result.label
-        groups.setdefault(result.config.env, {}).setdefault(label, []).append(result)
+        env = result.config.env
+        label = f"{result.agent}, {result.label}" if len(agents[env]) > 1 else result.label
+        groups.setdefault(env, {}).setdefault(label, []).append(result)
     return groups
 
 

@@ -334,20 +334,23 @@ def pictures(result: Result) -> tuple[list[bytes], float]:
 
 
 def settings(found: Sequence[Result]) -> str:
-    """Settings in which runs differ, by arm; and those that they share."""
-    same, differing = results.differing(found)
-    names = [name for name in dict.fromkeys(n for one in differing for n in one) if name not in ("seed", "env", "label")]
-    rows = []
-    for result, one in zip(found, differing, strict=True):
-        row = [result.config.env, result.label, *("" if one.get(name) is None else str(one[name]) for name in names)]
-        if row not in rows:
-            rows.append(row)
-    shared = "\n".join(f"{name} = {value}" for name, value in same.items() if value is not None and name != "run_dir")
-    return (
-        "<h2>Settings</h2>"
-        + _table(["environment", "settings", *names], rows)
-        + f"<details><summary>What all runs share</summary><pre>{html.escape(shared)}</pre></details>"
-    )
+    """Settings in which the runs of a suite differ, by arm; and those that they share."""
+    parts = ["<h2>Settings</h2>"]
+    for suite in dict.fromkeys(result.config.env.partition("/")[0] for result in found):
+        runs = [result for result in found if result.config.env.startswith(suite + "/")]
+        same, differing = results.differing(runs)
+        names = [name for name in dict.fromkeys(n for one in differing for n in one) if name not in ("seed", "env", "label")]
+        rows: list[list[str]] = []
+        for result, one in zip(runs, differing, strict=True):
+            row = [result.config.env, result.label, *("" if one.get(name) is None else str(one[name]) for name in names)]
+            if row not in rows:
+                rows.append(row)
+        shared = "\n".join(f"{name} = {value}" for name, value in same.items() if value is not None and name != "run_dir")
+        parts += [
+            _table(["environment", "settings", *names], rows),
+            f"<details><summary>What all runs of {suite} share</summary><pre>{html.escape(shared)}</pre></details>",
+        ]
+    return "\n".join(parts)
 
 
 def runs_table(found: Sequence[Result]) -> str:
