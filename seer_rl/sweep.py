@@ -229,8 +229,8 @@ def _ended(state: State, code: int, stopping: bool) -> None:
         pass
     elif code == worker.BUSY and now < (patience := min(state.patience, now + BUSY_FOR)):
         state.patience, state.not_before = patience, now + 5
-    elif code < 0 and checkpoint.newest(state.run_dir) != state.resumed_at:
-        pass  # killed from outside, but further than the last time: it goes on
+    elif (code < 0 or code > 128) and checkpoint.newest(state.run_dir) != state.resumed_at:
+        pass  # killed or stopped from outside, but further than the last time: it goes on
     else:
         state.failure = f"killed by signal {-code}" if code < 0 else worker.last_words(state.run_dir)
 

@@ -153,14 +153,15 @@ def test_stopped_in_the_middle(how: signal.Signals, plan: Path, straight: Path, 
         assert result(tmp_path / "out" / name) == result(straight / name), name
 
 
-def test_a_run_whose_process_is_killed_goes_on(plan: Path, straight: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_whose_process_is_killed_goes_on(how: signal.Signals, plan: Path, straight: Path, tmp_path: Path) -> None:
     process = begin(str(plan), "--output", str(tmp_path / "out"), "--jobs", "1")
     until = time.monotonic() + 120
     while not (checkpoints := list(tmp_path.glob("out/*/checkpoints/*.json"))) and time.monotonic() < until:
         time.sleep(0.05)
     run_dir = checkpoints[0].parent.parent
     workers = [p for p in children(process.pid) if str(run_dir) in Path(f"/proc/{p}/cmdline").read_text()]
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(workers[0], how)
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert result(run_dir) == result(straight / run_dir.name)
