@@ -12,7 +12,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import __version__, checkpoint, envs, memory, paper, plots, report, results, sweep, train
+from seer_rl import __version__, checkpoint, envs, memory, paper, plots, report, results, sweep, train, transfer
 from seer_rl.cli import Ended, Mistake, drive, mistakes, parse, read
 from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
@@ -27,6 +27,7 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
   seer play RUN --video out.mp4                                      film the agent
   seer report DIR [DIR ...] -o report.html [--watch]                 one page about many runs
   seer paper table1|figure4|... --runs DIR                           the paper's tables and figures from your runs
+  seer export RUN encoder.safetensors                                the encoder alone, for --transfer or for plain PyTorch
   seer plot RUN [RUN ...] [--output curves.png]                      draw runs into one picture
 
 `seer COMMAND --help` explains each. A first run of about five minutes: seer train --preset quick"""
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "resume": resume_,
         "sweep": sweep.command,
         "eval": eval_,
+        "export": export_,
         "play": play_,
         "plot": plot_,
         "report": report_,
@@ -154,6 +156,32 @@ def play_(arguments: list[str]) -> None:
     env.close()
     beside.replace(video)
     print(f"{video}: {episodes} game{'s' if episodes > 1 else ''}, {scores(results)}")
+
+
+def export_(arguments: list[str]) -> None:
+    def settings(
+        run: tyro.conf.Positional[Path], output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
+    ) -> tuple[Path, Path]:
+        """Write the encoder of a run's agent into one file: its weights by layer, as safetensors.
+
+        Args:
+            run: Run directory.
+            output: File to write, .safetensors.
+        """
+        return run, output
+
+    run, output = read(settings, "export", arguments)
+    with mistakes():
+        if output.suffix != ".safetensors":
+            raise ValueError(f"{output} must end in .safetensors")
+        config = checkpoint.load_config(run)
+        agent, env = train.trained(run, config)
+        env.close()
+        weights = transfer.encoder_weights(agent.state_dict())
+        about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": "uint8 / 255", "env": config.env,
+                 "agent": agent.name}  # fmt: skip
+        transfer.save_encoder(output, weights, about)
+    print(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")
 
 
 def plot_(arguments: list[str]) -> None:

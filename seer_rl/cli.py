@@ -27,6 +27,7 @@ TRAIN_HELP = f"""Train an agent; with --seer.freeze-step, freeze its encoder the
   seer train atari/alien --preset paper                    the paper's figure 3: 500,000 steps, its T_f for this game
   seer train atari/alien --preset paper-memory             its figure 4: the same in 0.07 GB of replay
   seer train atari/alien --preset paper --seer.freeze-step None        the paper's baseline
+  seer train dmc/walker-walk --transfer runs/STAND         begin with another run's network, its encoder frozen from the start
   seer train atari/pong --agent dqn --replay.memory 500MB  another agent; memory in bytes, everything counted
 
 --agent {{{",".join(AGENTS)}}} and --preset {{{",".join(PRESETS)}}} choose what the settings below start from."""
@@ -89,10 +90,10 @@ def parse(arguments: list[str]) -> TrainConfig:
         )
         return chosen
 
-    # The defaults depend on the environment, which only tyro can tell from the settings' values.
-    env = apply(configure("", names.agent, names.preset)).env
+    # The defaults depend on the environment, which only tyro can tell from the settings' values; and on --transfer.
+    asked = apply(configure("", names.agent, names.preset))
     with mistakes():
-        config = configure(env, names.agent, names.preset)
+        config = configure(asked.env, names.agent, names.preset, asked.transfer.source is not None)
     return apply(config)
 
 

@@ -80,6 +80,17 @@ class SeerConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """Begin with what another run has learnt. Its encoder is then frozen from the start (--seer.freeze-step 0)."""
+
+    source: Annotated[Path | None, tyro.conf.arg(name="transfer", prefix_name=False)] = None
+    """Run directory, or the file of an encoder (`seer export RUN encoder.safetensors`)."""
+    only: Literal["all", "encoder"] = "all"
+    """all: the whole network, for another task with the same actions. encoder: what is below the heads, for any task with the
+    same images."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Whole games in an environment of its own, without noise, clipping or life loss."""
 
@@ -121,6 +132,7 @@ class TrainConfig:
     """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
     environment: Annotated[EnvConfig, tyro.conf.arg(name="env")] = field(default_factory=EnvConfig)
     seer: SeerConfig = field(default_factory=SeerConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     agent: AgentConfig = field(default_factory=RainbowConfig)
@@ -166,6 +178,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
     if config.seer.layers is not None and freeze_step is None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
+    if config.transfer.only != "all" and config.transfer.source is None:
+        raise ValueError("--transfer.only needs --transfer, the run to begin with")
     if config.seer.batch_size is not None and freeze_step is None:
         raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
 
@@ -193,7 +207,11 @@ def from_toml(text: str) -> TrainConfig:
         settings = tomllib.loads(text)
         agent = dict(settings.pop("agent"))
         sections = {"environment": EnvConfig, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig}
+        transfer = dict(settings.pop("transfer", {}))
+        if "source" in transfer:
+            transfer["source"] = Path(transfer["source"])
         built: dict[str, Any] = {name: _build(kind, settings.pop(name, {})) for name, kind in sections.items()}
+        built["transfer"] = _build(TransferConfig, transfer)
         built["agent"] = _build(AGENTS[agent.pop("name")], agent)
         if "run_dir" in settings:
             built["run_dir"] = Path(settings.pop("run_dir"))

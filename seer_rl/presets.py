@@ -125,7 +125,11 @@ PRESETS: dict[str, Callable[[str, AgentConfig | None], TrainConfig]] = {
 }
 
 
-def configure(env: str, agent: str | None = None, preset: str | None = None) -> TrainConfig:
-    """The settings of a preset for an environment and an agent by name. Raises ValueError where they don't go together."""
+def configure(env: str, agent: str | None = None, preset: str | None = None, transfer: bool = False) -> TrainConfig:
+    """The settings of a preset for an environment and an agent by name. Raises ValueError where they don't go together.
+
+    transfer: the encoder comes from elsewhere, and is frozen from the start.
+    """
     choose = PRESETS[preset] if preset else default
-    return replace(choose(env, AGENTS[agent]() if agent else None), compile=True)
+    config = replace(choose(env, AGENTS[agent]() if agent else None), compile=True)
+    return replace(config, seer=replace(config.seer, freeze_step=0)) if transfer else config

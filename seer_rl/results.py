@@ -37,7 +37,9 @@ class Result:
     @property
     def label(self) -> str:
         """What its settings are called."""
-        planned = self.config.seer.freeze_step
+        planned, donor = self.config.seer.freeze_step, self.config.transfer.source
+        if donor and not self.config.label:
+            return f"{'encoder' if self.config.transfer.only == 'encoder' else 'network'} of {donor.name}"
         return self.config.label or ("never frozen" if planned is None else f"SEER, frozen at {planned:,}")
 
     @cached_property

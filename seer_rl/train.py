@@ -20,7 +20,7 @@ import torch
 import seer_rl
 from seer_rl import checkpoint, envs
 from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
-from seer_rl.config import TrainConfig, check, name_of
+from seer_rl.config import TrainConfig, TransferConfig, check, name_of
 from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
 from seer_rl.drqv2 import DrQv2
@@ -32,6 +32,7 @@ from seer_rl.rainbow import Rainbow
 from seer_rl.replay import Replay
 from seer_rl.sac import RAD, SAC, RADConfig
 from seer_rl.seer import copies_of, embedder, freeze, views
+from seer_rl.transfer import encoder_weights, load_encoder, receive_all, receive_encoder
 
 Agent = Rainbow | DQN | SAC | DrQv2
 AGENT_CLASSES: dict[str, dict[str, Any]] = {
@@ -99,6 +100,8 @@ class Run:
         self.device = choose_device(config.device)
         self.eval_env = make_env(config, training=False)  # the training environment is a process of its own, begun by `train`
         self.agent = make_agent(config, self.eval_env, agent_seed).to(self.device)
+        if config.transfer.source and not resumed:
+            receive(self.agent, config.transfer)
         self.compiles = config.compile and compile_losses(self.agent, self.agent.name)
         self.replay = make_replay(config, self.eval_env, self.replay_seed)
         self.costs = costs(self.agent, self.eval_env, config)
@@ -599,6 +602,35 @@ def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) 
         env.close()
         raise
     return agent, env
+
+
+def receive(agent: Agent, settings: TransferConfig) -> None:
+    """Give `agent` the weights that `settings` name. Raises ValueError where there are none, or they don't fit."""
+    source = settings.source
+    assert source
+    if source.is_file():
+        if settings.only != "encoder":
+            raise ValueError(f"{source} is a file with an encoder at most: add --transfer.only encoder")
+        weights, about = load_encoder(source)
+        shape = tuple(about.get("images", agent.obs_shape))
+    else:
+        config = checkpoint.load_config(source)
+        donor, env = trained(source, config)
+        env.close()
+        if settings.only == "all" and donor.name != agent.name:
+            raise ValueError(
+                f"{source} is of {donor.name}, not {agent.name}: its encoder alone may fit: --transfer.only encoder"
+            )
+        weights, shape = dict(donor.state_dict()), donor.obs_shape
+        if settings.only == "encoder":
+            weights = encoder_weights(weights)
+    if shape != agent.obs_shape:
+        theirs, ours = ("x".join(map(str, one)) for one in (shape, agent.obs_shape))
+        raise ValueError(f"{source} has learnt from images of {theirs}, here they are {ours}")
+    try:
+        (receive_encoder if settings.only == "encoder" else receive_all)(agent, weights)
+    except ValueError as error:
+        raise ValueError(f"{source} does not fit: {error}") from error
 
 
 def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int, allow: Callable[[], None] = lambda: None) -> list[float]:

@@ -23,7 +23,7 @@ FLOORS = [
         "envs.dmc",
         "envs.apart",
     },
-    {"seer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
+    {"seer", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train", "results"},
     {
         "console",

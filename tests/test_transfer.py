@@ -1,0 +1,215 @@
+"""Encoders and networks carried from one agent to another, whatever its seam; and what is refused."""
+
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from seer_rl import checkpoint, train, transfer
+from seer_rl.__main__ import main
+from seer_rl.config import SeerConfig, TransferConfig
+from seer_rl.curl import CURL, CURLConfig
+from seer_rl.dqn import DQN, DQNConfig
+from seer_rl.drqv2 import DrQv2, DrQv2Config
+from seer_rl.logger import read
+from seer_rl.rainbow import Rainbow, RainbowConfig
+from seer_rl.sac import RAD, RADConfig
+
+ATARI, DMC = (4, 84, 84), (9, 100, 100)
+MAKERS: dict[str, Callable[[int | None, int], nn.Module]] = {
+    "rainbow": lambda seam, actions: Rainbow(RainbowConfig(hidden=16), ATARI, actions, seam),
+    "dqn": lambda seam, actions: DQN(DQNConfig(hidden=16), ATARI, actions, seam),
+    "curl": lambda seam, actions: CURL(CURLConfig(hidden=16), DMC, actions, seam),
+    "curl, impala": lambda seam, actions: CURL(CURLConfig(hidden=16, encoder="impala"), DMC, actions, seam),
+    "drqv2": lambda seam, actions: DrQv2(DrQv2Config(hidden=16), (9, 84, 84), actions, seam),
+}
+
+
+def embedding(agent: nn.Module, target: bool = False) -> torch.Tensor:
+    """What an agent makes of some images, above its last convolution."""
+    shape = (3, *agent.obs_shape)  # type: ignore[misc]
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    names = ("convolutions", "rest", "embedding") if isinstance(agent, DrQv2) else ("lower", "upper")
+    with torch.no_grad():
+        x = images
+        for name in names:
+            module = getattr(agent, "target_" + name) if target and hasattr(agent, "target_" + name) else getattr(agent, name)
+            if isinstance(agent, Rainbow | DQN) and name == "upper":
+                first = next(iter(module.children()))  # the rest of the encoder; DQN has its first hidden layer behind it
+                steps = [m for n, m in first.named_children() if n.startswith(("conv", "relu", "flatten"))]
+                x = nn.Sequential(*[s for s in steps if isinstance(agent, Rainbow) or not isinstance(s, nn.Linear)])(x)
+            else:
+                x = module(x)
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize(("there", "here"), [(None, None), (None, 1), (2, None), (1, 2)])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_donor_and_receiver_embed_alike(kind: str, there: int | None, here: int | None) -> None:
+    donor, receiver = MAKERS[kind](there, 5), MAKERS[kind](here, 3)
+    head = {name: tensor.clone() for name, tensor in receiver.state_dict().items() if not transfer.layer_of(name)}
+    assert not torch.equal(embedding(donor), embedding(receiver))
+    transfer.receive_encoder(receiver, transfer.encoder_weights(donor.state_dict()))
+    assert torch.equal(embedding(donor), embedding(receiver))
+    assert torch.equal(embedding(donor), embedding(receiver, target=True))
+    for name, tensor in head.items():
+        assert torch.equal(receiver.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_whole_network_is_carried_over_another_seam(kind: str) -> None:
+    donor, receiver = MAKERS[kind](None, 4), MAKERS[kind](1, 4)
+    transfer.receive_all(receiver, donor.state_dict())
+    theirs, ours = donor.state_dict(), receiver.state_dict()
+    assert torch.equal(embedding(donor), embedding(receiver))
+    for name in ours.keys() & theirs.keys():
+        assert torch.equal(ours[name], theirs[name])
+    assert len(ours) == len(theirs)
+
+
+def test_files(tmp_path: Path) -> None:
+    agent = MAKERS["curl"](None, 2)
+    weights = transfer.encoder_weights(agent.state_dict())
+    assert set(weights) == {
+        *(f"conv{i}.{what}" for i in (1, 2, 3, 4) for what in ("weight", "bias")),
+        *(f"embedding.{who}.{layer}.{what}" for who in ("actor", "critic") for layer in ("fc1", "norm")
+          for what in ("weight", "bias")),
+    }  # fmt: skip
+    transfer.save_encoder(tmp_path / "e.safetensors", weights, {"encoder": "sac-ae", "images": [9, 84, 84]})
+    loaded, about = transfer.load_encoder(tmp_path / "e.safetensors")
+    assert about == {"encoder": "sac-ae", "images": [9, 84, 84]}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+    other = RAD(RADConfig(hidden=8), DMC, 1)
+    transfer.receive_encoder(other, loaded)
+    assert torch.equal(embedding(other), embedding(agent))
+
+
+TINY = "--steps 200 --agent.learning-starts 100 --agent.batch-size 8 --eval.episodes 1 --eval.every 200 --no-compile"
+
+
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of Rainbow on Q*bert, which has 6 actions, as Pong."""
+    run_dir = tmp_path_factory.mktemp("donor") / "qbert"
+    assert main(f"train atari/qbert {TINY} --run-dir {run_dir}".split()) == 0
+    return run_dir
+
+
+@pytest.mark.parametrize("only", ["all", "encoder"])
+def test_a_run_with_anothers_encoder(only: str, donor: Path, tmp_path: Path) -> None:
+    """No image is ever trained on: operations are those after a freeze, from the start; the encoder stays the donor's."""
+    run_dir = tmp_path / "run"
+    assert main(f"train atari/pong {TINY} --transfer {donor} --transfer.only {only} --run-dir {run_dir}".split()) == 0
+    agent, env = train.trained(run_dir, checkpoint.load_config(run_dir))
+    config = checkpoint.load_config(run_dir)
+    costs = train.costs(agent, env, config)
+    env.close()
+    assert config.seer.freeze_step == 0
+    metrics = read(run_dir)
+    assert metrics["seer/freeze_step"] == [(0, 0.0)]
+    updates = 200 - 100 + 1
+    expected = 200 * costs.act(frozen=True)[0] + updates * costs.update(frozen=True)[0] + costs.freeze(1)[0]
+    assert metrics["compute/flops"][-1] == (200, expected)
+    assert {value for _, value in metrics["replay/bytes_per_step"]} == {2_312}
+    theirs = transfer.encoder_weights(safetensors.torch.load_file(donor / checkpoint.AGENT))
+    ours = transfer.encoder_weights(safetensors.torch.load_file(run_dir / checkpoint.AGENT))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.filterwarnings("ignore:an embedding takes more memory")
+def test_layers_that_are_not_frozen_learn_on(donor: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert (
+        main(f"train atari/pong {TINY} --transfer {donor} --seer.layers 1 --replay.memory 20MB --run-dir {run_dir}".split())
+        == 0
+    )
+    theirs = transfer.encoder_weights(safetensors.torch.load_file(donor / checkpoint.AGENT))
+    ours = transfer.encoder_weights(safetensors.torch.load_file(run_dir / checkpoint.AGENT))
+    assert torch.equal(ours["conv1.weight"], theirs["conv1.weight"])
+    assert not torch.equal(ours["conv2.weight"], theirs["conv2.weight"])
+
+
+def test_an_encoders_file_in_plain_pytorch(donor: Path, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    assert main(f"export {donor} {path}".split()) == 0
+    layers = OrderedDict(conv1=nn.Conv2d(4, 32, 5, 5), relu1=nn.ReLU(), conv2=nn.Conv2d(32, 64, 5, 5), relu2=nn.ReLU())
+    encoder = nn.Sequential(layers)
+    encoder.load_state_dict(safetensors.torch.load_file(path))
+    agent, env = train.trained(donor, checkpoint.load_config(donor))
+    env.close()
+    images = torch.randint(0, 256, (3, *ATARI), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.allclose(encoder(images / 255).flatten(1), agent.lower(images), atol=1e-6)
+    run_dir = tmp_path / "run"
+    assert main(f"train atari/alien {TINY} --transfer {path} --transfer.only encoder --run-dir {run_dir}".split()) == 0
+
+
+def test_a_run_is_resumed_without_its_donor(donor: Path, tmp_path: Path) -> None:
+    shutil.copytree(donor, tmp_path / "donor")
+    config = replace(
+        checkpoint.load_config(donor),
+        env="atari/pong", run_dir=tmp_path / "run", transfer=TransferConfig(tmp_path / "donor", "encoder"),
+        seer=SeerConfig(freeze_step=0),
+    )  # fmt: skip
+    run = train.Run(config)
+
+    def stop(run: train.Run) -> None:
+        run.stopping = run.step >= 120
+
+    with pytest.raises(train.Stopped):
+        run.train(stop)
+    shutil.rmtree(tmp_path / "donor")
+    resumed = train.resume(tmp_path / "run", pytest.fail)
+    resumed.train()
+    assert resumed.step == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train atari/pong --transfer nowhere", "is no run"),
+        ("train atari/pong --transfer.only encoder", "needs --transfer"),
+        ("train atari/alien --transfer DONOR", "--transfer.only encoder"),
+        ("train atari/pong --agent dqn --transfer DONOR", "is of rainbow, not dqn"),
+        ("train atari/pong --agent dqn --transfer DONOR --transfer.only encoder", "another encoder"),
+        ("train dmc/walker-walk --transfer DONOR --transfer.only encoder", "images of 4x84x84, here they are 9x84x84"),
+        ("train atari/pong --transfer DONOR --seer.layers 3", "there is no 3"),
+        ("train atari/pong --transfer README", "add --transfer.only encoder"),
+        ("train atari/pong --transfer README --transfer.only encoder", "is no encoder"),
+        ("export DONOR out.zip", "must end in .safetensors"),
+        ("export nowhere out.safetensors", "is no run"),
+    ],
+)
+def test_bad_input(arguments: str, words: str, donor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README").write_text("not an encoder")
+    assert main(arguments.replace("DONOR", str(donor)).split()) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"README"}
+
+
+def test_refusals(tmp_path: Path) -> None:
+    rainbow = MAKERS["rainbow"](None, 4)
+    before = {name: tensor.clone() for name, tensor in rainbow.state_dict().items()}
+    with pytest.raises(ValueError, match="another encoder"):
+        transfer.receive_encoder(rainbow, transfer.encoder_weights(MAKERS["dqn"](None, 4).state_dict()))
+    colour = Rainbow(RainbowConfig(hidden=16), (12, 84, 84), 4)
+    with pytest.raises(ValueError, match=r"for other images: its conv1\.weight is"):
+        transfer.receive_encoder(rainbow, transfer.encoder_weights(colour.state_dict()))
+    with pytest.raises(ValueError, match=r"--transfer\.only encoder"):
+        transfer.receive_all(rainbow, MAKERS["rainbow"](None, 6).state_dict())
+    assert all(torch.equal(rainbow.state_dict()[name], tensor) for name, tensor in before.items())
+    (tmp_path / "code").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
+    for path in (tmp_path / "code", tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match="is no encoder"):
+            transfer.load_encoder(path)
