@@ -1,5 +1,6 @@
 """The command line: `seer train | resume | sweep | ...`. Mistakes are answered in one sentence and exit code 2."""
 
+import contextlib
 import functools
 import sys
 import time
@@ -12,7 +13,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import __version__, checkpoint, envs, memory, paper, plots, report, results, sweep, train, transfer
+from seer_rl import __version__, checkpoint, envs, export, memory, paper, plots, report, results, sweep, train, transfer
 from seer_rl.cli import Ended, Mistake, drive, mistakes, parse, read
 from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
@@ -27,7 +28,7 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
   seer play RUN --video out.mp4                                      film the agent
   seer report DIR [DIR ...] -o report.html [--watch]                 one page about many runs
   seer paper table1|figure4|... --runs DIR                           the paper's tables and figures from your runs
-  seer export RUN encoder.safetensors                                the encoder alone, for --transfer or for plain PyTorch
+  seer export RUN encoder.safetensors | policy.onnx                  the encoder for --transfer; the policy without PyTorch
   seer plot RUN [RUN ...] [--output curves.png]                      draw runs into one picture
 
 `seer COMMAND --help` explains each. A first run of about five minutes: seer train --preset quick"""
@@ -162,21 +163,29 @@ def export_(arguments: list[str]) -> None:
     def settings(
         run: tyro.conf.Positional[Path], output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     ) -> tuple[Path, Path]:
-        """Write the encoder of a run's agent into one file: its weights by layer, as safetensors.
+        """Write the encoder of a run's agent (.safetensors), or its whole policy (.onnx), into one file.
 
         Args:
             run: Run directory.
-            output: File to write, .safetensors.
+            output: File to write: NAME.safetensors has the encoder's weights by layer, NAME.onnx takes images, gives actions.
         """
         return run, output
 
     run, output = read(settings, "export", arguments)
     with mistakes():
-        if output.suffix != ".safetensors":
-            raise ValueError(f"{output} must end in .safetensors")
+        if output.suffix not in (".safetensors", ".onnx"):
+            raise ValueError(f"{output} must end in .safetensors (the encoder) or .onnx (the policy)")
         config = checkpoint.load_config(run)
         agent, env = train.trained(run, config)
-        env.close()
+        with contextlib.closing(env):
+            if output.suffix == ".onnx":
+                export.export(agent, env.observation_space.shape or (), output)
+                count, largest, seconds = export.verify(agent, output, export.observations(env, 200))
+                print(
+                    f"{output}: {output.stat().st_size / 1e6:.2f} MB, {1e3 * seconds:.2f} ms an observation on one core; "
+                    f"the agent's actions at {count} observations, outputs within {largest:.1g}"
+                )
+                return
         weights = transfer.encoder_weights(agent.state_dict())
         about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": "uint8 / 255", "env": config.env,
                  "agent": agent.name}  # fmt: skip

@@ -99,7 +99,12 @@ class DQN(nn.Module):
         self.acts += self.training
         if explore:
             return int(torch.randint(self.actions, (), generator=self.generator))
-        return int(self.upper(self.embed(self.lower, obs)).argmax())
+        return int(self.policy(obs).argmax())
+
+    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+        """Expected returns [B, actions] at `obs`, of which the greedy policy takes the largest."""
+        values: torch.Tensor = self.upper(self.embed(self.lower, obs))
+        return values
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One gradient step; returns metrics and each transition's temporal difference [B]."""

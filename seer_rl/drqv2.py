@@ -124,12 +124,16 @@ class DrQv2(nn.Module):
             self.acts += 1
             if self.acts <= self.config.learning_starts:
                 return (torch.rand(self.actions, generator=self.generator) * 2 - 1).numpy()
-        (z,) = self.embed(obs, self.embedding)
-        action = torch.tanh(self.actor(z.chunk(2, dim=-1)[0]))
+        action = self.policy(obs)
         if self.training:
             action = (action + self.draw(action, self.noise)).clamp(-1, 1)
         chosen: NDArray[np.float32] = action[0].numpy(force=True)
         return chosen
+
+    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+        """The action [B, A] at `obs`, without noise."""
+        (z,) = self.embed(obs, self.embedding)
+        return torch.tanh(self.actor(z.chunk(2, dim=-1)[0]))
 
     def draw(self, like: torch.Tensor, std: float) -> torch.Tensor:
         """Gaussian noise in the shape of `like`."""

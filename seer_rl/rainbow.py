@@ -101,7 +101,11 @@ class Rainbow(nn.Module):
             draw_noise(self.noisy, self.generator)
         elif torch.rand((), generator=self.generator) < self.config.eval_epsilon:
             return int(torch.randint(self.actions, (), generator=self.generator))
-        return int(self.values(self.upper(self.embed(self.lower, obs))).argmax())
+        return int(self.policy(obs).argmax())
+
+    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+        """Expected returns [B, actions] at `obs`, of which the greedy policy takes the largest."""
+        return self.values(self.upper(self.embed(self.lower, obs)))
 
     def values(self, logits: torch.Tensor) -> torch.Tensor:
         """Expected returns [B, actions] of distributions given by logits [B, actions, atoms]."""

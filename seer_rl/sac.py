@@ -123,11 +123,18 @@ class SAC(nn.Module):
             self.acts += 1
             if self.acts <= self.config.learning_starts:
                 return (torch.rand(self.actions, generator=self.generator) * 2 - 1).numpy()
-        image = center_crop(obs, self.obs_shape[-1]) if obs.dtype == torch.uint8 else obs
-        z, _ = self.embed(self.lower, self.upper, image)
-        action = self.sample(z)[0] if self.training else torch.tanh(self.distribution(z)[0])
+        action = self.sample(self.seen(obs))[0] if self.training else self.policy(obs)
         chosen: NDArray[np.float32] = action[0].numpy(force=True)
         return chosen
+
+    def seen(self, obs: torch.Tensor) -> torch.Tensor:
+        """The actor's embeddings [B, L] of what it sees of `obs` in acting: the middle of images."""
+        image = center_crop(obs, self.obs_shape[-1]) if obs.dtype == torch.uint8 else obs
+        return self.embed(self.lower, self.upper, image)[0]
+
+    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+        """The mean action [B, A] at `obs`, squashed."""
+        return torch.tanh(self.distribution(self.seen(obs))[0])
 
     def distribution(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log standard deviation [B, A] of the Gaussian that tanh squashes, at the actor's embeddings [B, L]."""

@@ -24,7 +24,7 @@ FLOORS = [
         "envs.apart",
     },
     {"seer", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
-    {"config", "checkpoint", "presets", "train", "results"},
+    {"config", "checkpoint", "presets", "train", "results", "export"},
     {
         "console",
         "memory",
@@ -46,6 +46,7 @@ NEIGHBOURS = {  # rooms on one floor that may know each other
     ("envs.apart", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),
+    ("export", "train"),
     ("results", "config"), ("__main__", "console"),
     ("__main__", "memory"), ("memory", "console"),
     ("cli", "console"), ("worker", "cli"), ("worker", "console"), ("sweep", "cli"), ("sweep", "console"), ("sweep", "memory"),

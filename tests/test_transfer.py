@@ -183,7 +183,7 @@ def test_a_run_is_resumed_without_its_donor(donor: Path, tmp_path: Path) -> None
         ("train atari/pong --transfer DONOR --seer.layers 3", "there is no 3"),
         ("train atari/pong --transfer README", "add --transfer.only encoder"),
         ("train atari/pong --transfer README --transfer.only encoder", "is no encoder"),
-        ("export DONOR out.zip", "must end in .safetensors"),
+        ("export DONOR out.zip", "must end in .safetensors (the encoder) or .onnx"),
         ("export nowhere out.safetensors", "is no run"),
     ],
 )
