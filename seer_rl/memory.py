@@ -52,7 +52,7 @@ def replay_bytes(config: TrainConfig) -> int:
     if isinstance(config.replay.memory, int):
         return config.replay.memory
     with contextlib.closing(train.make_env(config, training=True)) as env:
-        return train.make_replay(config, env, seed=0).memory
+        return train.make_replay(config, env, train.make_agent(config, env, seed=0), seed=0).memory
 
 
 def beside_replay(config: TrainConfig) -> int:

@@ -152,6 +152,10 @@ class Replay:
         """Transitions that can be sampled."""
         return self._valid
 
+    def bytes_for(self, dtype: DTypeLike, shape: tuple[int, ...]) -> int:
+        """Bytes per step, everything counted, with such observations."""
+        return self._layout(dtype, shape).itemsize + self._tree_bytes
+
     def capacity_for(self, dtype: DTypeLike, shape: tuple[int, ...]) -> int:
         """Records that the arena would hold of such observations. Raises ValueError if they are too few to sample from."""
         return self._fitting(self._layout(dtype, shape), self._memory)

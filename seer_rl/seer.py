@@ -46,7 +46,7 @@ def freeze(
     agent.target_lower.load_state_dict(agent.lower.state_dict())
     copies = copies_of(agent, replay.observation, copies)
     dropped = replay.rewrite(embedder(agent, copies, allow), copies, capacity)
-    if replay.bytes_per_step > frame_bytes:
+    if replay.bytes_per_step > frame_bytes and replay.capacity < min(steps, capacity or steps):
         warnings.warn(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
             f"the replay shrinks from {steps:,} to {replay.capacity:,} steps and its {dropped:,} oldest were dropped",

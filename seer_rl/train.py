@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import functools
 import math
 import sys
 import time
@@ -103,7 +104,7 @@ class Run:
         if config.transfer.source and not resumed:
             receive(self.agent, config.transfer)
         self.compiles = config.compile and compile_losses(self.agent, self.agent.name)
-        self.replay = make_replay(config, self.eval_env, self.replay_seed)
+        self.replay = make_replay(config, self.eval_env, self.agent, self.replay_seed)
         self.costs = costs(self.agent, self.eval_env, config)
         require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
@@ -500,18 +501,26 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     return agent
 
 
-def make_replay(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Replay:
-    """The replay that `config` asks for. Without a limit it holds every step of the run."""
-    agent, capacity, memory = config.agent, config.replay.capacity, config.replay.memory
+def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed: int) -> Replay:
+    """The replay that `config` asks for. Without a limit it holds every step of the run, before and after the freeze."""
+    capacity, memory = config.replay.capacity, config.replay.memory
     if memory == "auto":
         raise ValueError("how much memory is left for the replay is for seer_rl.memory.settle to find out")
-    if capacity is None and memory is None:
-        capacity = every_step(config, env)
-    return Replay(
-        env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
-        memory=memory, capacity=capacity, stack=envs.frames_in(env), n_step=agent.n_step, discount=agent.discount,
+    build = functools.partial(
+        Replay, env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
+        stack=envs.frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
         priority_exponent=config.replay.priority_exponent, seed=seed,
     )  # fmt: skip
+    if capacity is not None or memory is not None:
+        return build(memory=memory, capacity=capacity)
+    steps = every_step(config, env)
+    replay = build(capacity=steps)
+    if config.seer.freeze_step is not None:
+        z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
+        embedded = replay.bytes_for(np.float32, (costs(agent, env, config).copies, *z))
+        if embedded > replay.bytes_per_step:  # larger than the frames: room for as many
+            replay = build(memory=steps * embedded)
+    return replay
 
 
 def require_batch(config: TrainConfig, capacity: int, stack: int) -> None:

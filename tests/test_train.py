@@ -88,6 +88,15 @@ def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_pat
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_a_limit_no_step_is_lost_even_if_embeddings_are_larger(tmp_path: Path) -> None:
+    """Nature's encoder gives 12,544 bytes for a frame's 7,056."""
+    config = dataclasses.replace(SHORT, agent=DQNConfig(learning_starts=100), replay=ReplayConfig())
+    run = trained(config, tmp_path / "run")
+    assert run.replay.bytes_per_step > 12_544
+    assert run.replay.capacity == every_step(config, run.eval_env)
+    assert run.replay.size >= 400
+
+
 @pytest.mark.parametrize(
     "changes",
     [
