@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from seer_rl import results
 from seer_rl.cli import Mistake, mistakes, read
-from seer_rl.console import count, duration
+from seer_rl.console import duration
 from seer_rl.paper import published
 from seer_rl.paper.experiments import FIGURES, LATER, SEEDS, estimate, plan
 from seer_rl.paper.figures import draw
@@ -18,7 +18,7 @@ from seer_rl.paper.tables import MISSING, Table, table1, table2, table3
 from seer_rl.results import Result
 
 TABLES = ("table1", "table2", "table3")
-GROUPS = {"figure6": ("figure6a", "figure6b")}
+GROUPS = {"figure6": ("figure6a", "figure6b"), "figure7": ("figure7a",), "figure9": ("figure9a", "figure9b")}
 
 
 def command(arguments: list[str]) -> None:
@@ -36,7 +36,7 @@ def command(arguments: list[str]) -> None:
         """A table or figure of the paper from runs, published numbers beside ours; `seer paper plan figure4` says what to run.
 
         Args:
-            what: table1 (scores), table2, table3 (operations by layer), figure2 to figure6, figure10 to figure13.
+            what: table1 (scores), table2, table3 (operations by layer), figure2 to figure13.
             runs: Directories of runs.
             output: File to write: Markdown for a table (none: it is printed), PNG or PDF for a figure (none: NAME.png).
             flops: table1: operations at which scores are read.
@@ -83,7 +83,7 @@ def plan_(arguments: list[str]) -> None:
         """Print the sweep that fills a figure, for `seer sweep`, with what it will cost.
 
         Args:
-            what: figure2 to figure6, figure10 to figure13; table1.
+            what: figure2 to figure13; table1.
             estimate: Measure this machine for the time that it would take.
         """
         return what, estimate
@@ -98,7 +98,7 @@ def plan_(arguments: list[str]) -> None:
             with mistakes():
                 cost = estimate(experiment)
             print(
-                f"# about {count(cost.flops)} FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine,"
+                f"# about {cost.flops / 1e12:,.0f}T FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine,"
             )
             print("# by a measurement of some steps, without compiling")
         print(plan(experiment))
@@ -107,7 +107,7 @@ def plan_(arguments: list[str]) -> None:
 def known(what: str, names: tuple[str, ...]) -> None:
     """Raise Mistake unless `what` is one of `names`."""
     if what in LATER:
-        raise Mistake(f"{what} is of transfer or of the encoder's inside: there is no `seer paper` for it yet")
+        raise Mistake(f"{what} shows the inside of an encoder: there is no `seer paper` for it yet")
     if what not in names:
         raise Mistake(f"there is no {what!r}: choose {', '.join(names)}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from seer_rl import train
 from seer_rl.cli import parse
-from seer_rl.config import ReplayConfig, TrainConfig, name_of
+from seer_rl.config import ReplayConfig, TrainConfig, TransferConfig, name_of
 from seer_rl.logger import Logger
 from seer_rl.presets import plain
 from seer_rl.results import Axis, Result, differing
@@ -34,6 +34,13 @@ class Experiment:
     settings: str
     arms: tuple[tuple[str, str], ...]  # name, settings
     axis: Axis
+    before: tuple[str, ...] = ()  # commands whose runs the arms begin with
+
+
+def _donor(steps: int) -> str:
+    """The run that others begin with; the paper's learnt to stand for 60,000 steps."""
+    settings = f"--preset paper {BASELINE} --steps {steps} --run-dir runs/walker-stand-{steps}"
+    return f"seer train dmc/walker-stand {settings}"
 
 
 def _pair(agent: str) -> tuple[tuple[str, str], ...]:
@@ -52,12 +59,30 @@ FIGURES: dict[str, Experiment] = {
     "figure6b": Experiment(
         "IMPALA encoder", ("dmc/cartpole-swingup", "dmc/walker-walk"), "--preset paper-impala", _pair("CURL"), "flops"
     ),
+    "figure7a": Experiment(
+        "From walker-stand to walker-walk", ("dmc/walker-walk",), "--preset paper",
+        (("CURL", BASELINE), ("CURL+SEER, transferred", "--transfer runs/walker-stand-60000")), "flops", (_donor(60_000),),
+    ),
+    "figure8": Experiment(
+        "From walker-stand's encoder", ("dmc/cheetah-run", "dmc/hopper-hop"), "--preset paper",
+        (("CURL", BASELINE), ("CURL+SEER, transferred", "--transfer runs/walker-stand-60000 --transfer.only encoder")),
+        "flops", (_donor(60_000),),
+    ),
+    "figure9a": Experiment(
+        "Convolutions frozen", ("dmc/walker-walk",), "--preset paper --transfer runs/walker-stand-60000",
+        tuple((f"{i} frozen", f"--seer.layers {i}") for i in (1, 2, 3, 4)), "flops", (_donor(60_000),),
+    ),
+    "figure9b": Experiment(
+        "Steps in walker-stand", ("dmc/walker-walk",), "--preset paper",
+        tuple((f"{n} steps", f"--transfer runs/walker-stand-{n}") for n in (20_000, 40_000, 60_000)), "flops",
+        (_donor(20_000), _donor(40_000), _donor(60_000)),
+    ),
     "figure10": Experiment("CURL in 0.03 or 0.06 GB", DMC, "--preset paper-memory", _pair("CURL"), "flops"),
     "figure11": Experiment("Rainbow in 0.07 GB", ATARI, "--preset paper-memory", _pair("Rainbow"), "flops"),
     "figure12": Experiment("CURL with and without SEER", DMC, "--preset paper", _pair("CURL"), "steps"),
     "figure13": Experiment("Rainbow with and without SEER", ATARI, "--preset paper", _pair("Rainbow"), "steps"),
 }  # fmt: skip
-LATER = ("figure7", "figure8", "figure9")  # transfer and analysis of the encoder
+LATER = ("figure7b", "figure7c")  # inside the encoder
 
 
 @functools.cache
@@ -67,12 +92,13 @@ def config(experiment: Experiment, env: str, arm: str) -> TrainConfig:
 
 
 def kind(settings: TrainConfig) -> tuple[Any, ...]:
-    """What makes a run one of an arm rather than another's: agent, encoder, freeze, memory, batches."""
+    """What makes a run one of an arm rather than another's: agent, encoder, freeze, memory, batches, what it began with."""
     agent, replay = settings.agent, settings.replay
     limited = replay.memory is not None or (replay.capacity is not None and replay.capacity < settings.steps)
     frozen = settings.seer.freeze_step is not None
     encoder, batch = getattr(agent, "encoder", ""), settings.seer.batch_size if frozen else None
-    return name_of(agent), encoder, frozen, limited, agent.batch_size, batch
+    donor = (settings.transfer.source.name, settings.transfer.only) if settings.transfer.source else None
+    return name_of(agent), encoder, frozen, limited, agent.batch_size, batch, donor, settings.seer.layers
 
 
 def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result]) -> list[Result]:
@@ -103,8 +129,9 @@ def plan(experiment: Experiment) -> str:
         return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
 
     arms = ", ".join(f'"{arm_name(name)}" = "{settings}"' for name, settings in experiment.arms)
+    first = "".join(f"# before it: {command}\n" for command in experiment.before)
     return (
-        f"envs = {quoted(experiment.envs)}\nseeds = [{', '.join(map(str, SEEDS))}]\n"
+        f"{first}envs = {quoted(experiment.envs)}\nseeds = [{', '.join(map(str, SEEDS))}]\n"
         f'settings = "{experiment.settings}"\narms = {{{arms}}}\n'
     )
 
@@ -154,6 +181,7 @@ def measure(settings: TrainConfig, steps: int = 8) -> dict[bool, tuple[float, fl
     found = {}
     batch = max(settings.agent.batch_size, settings.seer.batch_size or 0)
     replay = ReplayConfig(capacity=8 * batch + settings.agent.n_step + 8)
+    settings = replace(settings, transfer=TransferConfig())  # other weights cost the same
     seer = settings.seer if settings.seer.freeze_step is None else replace(settings.seer, freeze_step=0)
     with tempfile.TemporaryDirectory() as directory, Logger(Path(directory)) as logger:
         run = train.Run(

@@ -13,7 +13,7 @@ from seer_rl.presets import plain
 from seer_rl.results import Result
 
 LABELS = {"flops": "FLOPs (multiply-adds)", "steps": "agent steps"}
-COLOURS = ("#D55E00", "#0072B2")  # the baseline, SEER
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # the baseline, SEER
 
 
 def draw(name: str, found: Sequence[Result], output: Path) -> list[str]:
