@@ -97,10 +97,8 @@ def plan_(arguments: list[str]) -> None:
         if measured:
             with mistakes():
                 cost = estimate(experiment)
-            print(
-                f"# about {cost.flops / 1e12:,.0f}T FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine,"
-            )
-            print("# by a measurement of some steps, without compiling")
+            spent = f"{cost.flops / 1e12:,.0f}T FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine"
+            print(f"# about {spent},\n# by a measurement of some steps, without compiling")
         print(plan(experiment))
 
 
