@@ -179,17 +179,16 @@ def export_(arguments: list[str]) -> None:
         agent, env = train.trained(run, config)
         with contextlib.closing(env):
             if output.suffix == ".onnx":
-                export.export(agent, env.observation_space.shape or (), output)
-                count, largest, seconds = export.verify(agent, output, export.observations(env, 200))
+                largest, seconds = export.export(agent, env, output, count=200)
                 print(
                     f"{output}: {output.stat().st_size / 1e6:.2f} MB, {1e3 * seconds:.2f} ms an observation on one core; "
-                    f"the agent's actions at {count} observations, outputs within {largest:.1g}"
+                    f"the agent's actions at 200 observations, outputs within {largest:.1g}"
                 )
                 return
         weights = transfer.encoder_weights(agent.state_dict())
         about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": "uint8 / 255", "env": config.env,
                  "agent": agent.name}  # fmt: skip
-        transfer.save_encoder(output, weights, about)
+        checkpoint.write_atomically(output, transfer.encoder_file(weights, about))
     print(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")
 
 

@@ -7,7 +7,7 @@ import io
 import itertools
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -125,16 +125,27 @@ def drive(run: train.Run, console: Console, display: Display) -> None:
 
 @contextlib.contextmanager
 def stopping(run: train.Run) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM stop the run, a second one at once; gives the signals that came."""
+    """Let Ctrl-C and SIGTERM stop the run with a checkpoint; gives the signals that came."""
+
+    def stop() -> None:
+        run.stopping = True
+        if run.doing == train.COMPILING:  # which looks at nothing for a long time
+            raise KeyboardInterrupt
+
+    with interruptible(stop) as asked:
+        yield asked
+
+
+@contextlib.contextmanager
+def interruptible(tell: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """Take Ctrl-C and SIGTERM as a request: `tell` is called, and the signal's number is in what this gives. A second one acts."""
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
-        run.stopping = True
-        if run.doing == train.COMPILING:  # which looks at nothing for a long time
-            raise KeyboardInterrupt
         for name, handler in before.items():
             signal.signal(name, handler)
+        tell()
 
     before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -30,10 +30,10 @@ class Policy(nn.Module):
         return (result.argmax(dim=-1), result) if self.discrete else (result,)
 
 
-def export(agent: Agent, obs_shape: tuple[int, ...], path: Path) -> None:
-    """Write the policy of `agent` (on the CPU) for observations [1, *obs_shape] uint8.
+def export(agent: Agent, env: gym.Env[Any, Any], path: Path, count: int = 200) -> tuple[float, float]:
+    """Write the policy of `agent` (on the CPU) for the observations of `env`, once `count` of them have shown it right.
 
-    Raises ImportError without the extra [onnx].
+    Returns what `verify` does. Raises ImportError without the extra [onnx], ValueError if the file computes something else.
     """
     try:
         import onnxscript  # noqa: F401 (PyTorch's exporter needs it, and says so at length)
@@ -44,16 +44,21 @@ def export(agent: Agent, obs_shape: tuple[int, ...], path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's about itself
-        example = torch.zeros(1, *obs_shape, dtype=torch.uint8)
+        example = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
         program = torch.onnx.export(policy, (example,), dynamo=True, input_names=["obs"], output_names=names, verbose=False)
     assert program
     beside = path.with_name(f".{path.stem}.part.onnx")
-    program.save(beside)
-    beside.replace(path)
+    try:
+        program.save(beside)
+        found = verify(agent, beside, observations(env, count))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return found
 
 
-def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) -> tuple[int, float, float]:
-    """Compare a file with its agent on observations [C, H, W]: how many, the largest difference, seconds each on one core.
+def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) -> tuple[float, float]:
+    """Compare a file with its agent on observations [C, H, W]: the largest difference, and seconds each on one core.
 
     Raises ValueError where an action differs, or an output by more than `TOLERANCE`.
     """
@@ -72,8 +77,8 @@ def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) 
         seconds += time.perf_counter() - begun
         count, largest = count + 1, max(largest, float(np.abs(ours[-1] - theirs[-1]).max()))
         if largest > TOLERANCE or (policy.discrete and ours[0] != theirs[0]):
-            raise ValueError(f"{path} does not compute what the agent does: outputs differ by {largest:.2g}")
-    return count, largest, seconds / max(count, 1)
+            raise ValueError(f"the file does not compute what the agent does: outputs differ by {largest:.2g}")
+    return largest, seconds / max(count, 1)
 
 
 def observations(env: gym.Env[Any, Any], count: int, seed: int = 0) -> Iterable[NDArray[np.uint8]]:

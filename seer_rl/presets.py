@@ -1,9 +1,9 @@
 """The paper's settings, as functions of environment and agent, and a short run to start with."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from seer_rl import envs
 from seer_rl.config import AGENTS, AgentConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.curl import CURLConfig
 from seer_rl.rainbow import RainbowConfig
@@ -26,7 +26,7 @@ ATARI_MEMORY = 10_000 * 84 * 84  # bytes; "0.07 GB": 10,000 frames
 
 
 def _atari_freeze_step(env: str, limited: bool) -> int:
-    return ATARI_FREEZE_STEPS.get(plain(env), (100_000, 150_000))[limited]  # elsewhere the latest of the published times
+    return ATARI_FREEZE_STEPS.get(envs.plain(env), (100_000, 150_000))[limited]  # elsewhere the latest of the published times
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,9 @@ OTHER_TASK = Task(250_000, 80_000, 80_000, 2_000)  # the latest of the published
 FRAME_BYTES = 3 * 100 * 100
 
 
-def plain(name: str) -> str:
-    """An environment's task, however it is spelled: atari/bank_heist and atari/BankHeist are one."""
-    return re.sub(r"[^a-z0-9]", "", name.partition("/")[2].lower())
-
-
 def _dmc(env: str, agent: AgentConfig | None) -> TrainConfig:
     """SAC, RAD or CURL with the settings of the paper's table 4."""
-    agent, task = agent or CURLConfig(), plain(env)
+    agent, task = agent or CURLConfig(), envs.plain(env)
     if isinstance(agent, SACConfig) and task == "cheetahrun":
         agent = replace(agent, learning_rate=2e-4, batch_size=512)
     settings = DMC_TASKS.get(task, OTHER_TASK)
@@ -76,7 +71,7 @@ def paper(env: str, agent: AgentConfig | None = None) -> TrainConfig:
 def paper_memory(env: str, agent: AgentConfig | None = None) -> TrainConfig:
     """Little memory: Rainbow + SEER in 0.07 GB (figures 4 and 11), CURL + SEER in 0.03 or 0.06 GB (figures 5 and 10)."""
     if env.startswith("dmc/"):
-        task = DMC_TASKS.get(plain(env), OTHER_TASK)
+        task = DMC_TASKS.get(envs.plain(env), OTHER_TASK)
         memory, freeze = ReplayConfig(memory=task.frames * FRAME_BYTES), SeerConfig(task.freeze_step_limited)
         return replace(_dmc(env, agent), replay=memory, seer=freeze)
     freeze = SeerConfig(_atari_freeze_step(env, limited=True))

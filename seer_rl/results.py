@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from seer_rl import checkpoint
 from seer_rl.config import TrainConfig, name_of
-from seer_rl.logger import read
+from seer_rl.logger import METRICS, read
 
 Array = NDArray[np.float64]
 Axis = Literal["steps", "flops", "seconds", "bytes"]
@@ -107,7 +107,7 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
     for run_dir in run_dirs:
         try:
             config = checkpoint.load_config(run_dir)
-            metrics = read(run_dir) if (run_dir / "metrics.csv").exists() else {}  # of a sweep, and not begun yet
+            metrics = read(run_dir) if (run_dir / METRICS).exists() else {}  # of a sweep, and not begun yet
             results.append(Result(run_dir, config, metrics))
         except ValueError as error:
             say(f"left out: {error}")

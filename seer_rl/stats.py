@@ -5,13 +5,14 @@ intervals over runs, each task resampled by itself. The bootstrap's random numbe
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from seer_rl.envs import plain
 
 Array = NDArray[np.float64]
 REPEATS = 2000  # of the bootstrap
@@ -48,10 +49,9 @@ class Estimate:
 
 def normalised(env: str, score: float) -> float | None:
     """0 for a random player and 1 for a human on Atari, score / 1000 on DeepMind Control; None where no scale is known."""
-    family, _, name = env.partition("/")
-    if family == "dmc":
+    if env.startswith("dmc/"):
         return score / 1000
-    scores = ATARI_SCORES.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    scores = ATARI_SCORES.get(plain(env))
     return (score - scores[0]) / (scores[1] - scores[0]) if scores else None
 
 

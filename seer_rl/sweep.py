@@ -1,16 +1,14 @@
 """Many runs: environments x agents x settings x seeds, several at a time, in one table. Called again, it goes on."""
 
-import contextlib
 import functools
 import math
 import os
 import re
 import shlex
-import signal
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -22,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from seer_rl import checkpoint, memory, train, worker
-from seer_rl.cli import Ended, mistakes, parse, read
+from seer_rl.cli import Ended, interruptible, mistakes, parse, read
 from seer_rl.config import TrainConfig, check, name_of, size_or
 from seer_rl.console import duration, size
 
@@ -102,24 +100,26 @@ def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
         for env in one["envs"]:
             for agent in one["agents"] or [None]:
                 for arm, changes in (one["arms"] or {"": ""}).items():
+                    config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}")
                     for seed in one["seeds"]:
-                        config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}", seed, output)
-                        assert config.run_dir
-                        if config.run_dir in found:
-                            raise ValueError(f"the plan has {config.run_dir.name} twice")
-                        found[config.run_dir] = config
+                        if not isinstance(seed, int) or seed < 0:
+                            raise ValueError(f"a seed must be a whole number from 0 on, not {seed!r}")
+                        name = (str(env).replace("/", "-"), name_of(config.agent), str(arm), str(seed))
+                        run_dir = output / "__".join(filter(None, name))
+                        if run_dir in found:
+                            raise ValueError(f"the plan has {run_dir.name} twice")
+                        found[run_dir] = replace(config, seed=seed, run_dir=run_dir)
     return found
 
 
-def _config(env: str, agent: Any, arm: str, settings: str, seed: Any, output: Path) -> TrainConfig:
+def _config(env: str, agent: Any, arm: str, settings: str) -> TrainConfig:
+    """Settings of an arm's runs, but for seed and directory."""
     if not re.fullmatch(r"[\w.+-]*", arm):
         raise ValueError(f"an arm cannot be called {arm!r}: use letters, digits, dot, plus and dash")
     chosen = ["--agent", str(agent)] if agent else []
-    config = parse([env, *chosen, *shlex.split(settings), "--seed", str(seed)])
-    name = "__".join(filter(None, (env.replace("/", "-"), name_of(config.agent), arm, str(seed))))
-    config = replace(config, run_dir=output / name, label=arm or config.label)
+    config = parse([env, *chosen, *shlex.split(settings)])
     check(config)
-    return config
+    return replace(config, label=arm or config.label)
 
 
 class State:
@@ -235,24 +235,6 @@ def _ended(state: State, code: int, stopping: bool) -> None:
         state.failure = f"killed by signal {-code}" if code < 0 else worker.last_words(state.run_dir)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Gives the signals to stop that came; at a second one the program ends, and its runs save themselves."""
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        asked.append(number)
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
 def cores() -> list[int]:
     """Those that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
@@ -318,6 +300,7 @@ def row(state: State) -> list[str]:
         f"{status.speed:.0f} steps/s" if going else "",
         "" if status.score is None else f"return {status.score:,.1f}",
         f"replay {size(status.replay_bytes)}" if status.replay_bytes else "",
+        f"memory {size(status.process_bytes)}" if going and status.process_bytes else "",
         f"{duration((state.config.steps - status.step) / status.speed)} left" if going else "",
         state.failure or (status.doing if words == "running" else ""),
     ]

@@ -621,7 +621,7 @@ def receive(agent: Agent, settings: TransferConfig) -> None:
         if settings.only != "encoder":
             raise ValueError(f"{source} is a file with an encoder at most: add --transfer.only encoder")
         weights, about = load_encoder(source)
-        shape = tuple(about.get("images", agent.obs_shape))
+        shape = tuple(about["images"])
     else:
         config = checkpoint.load_config(source)
         donor, env = trained(source, config)

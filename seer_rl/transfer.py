@@ -68,12 +68,9 @@ def receive_all(agent: nn.Module, donor: Mapping[str, torch.Tensor]) -> None:
     agent.load_state_dict({name: theirs[plain(name)] for name in own})
 
 
-def save_encoder(path: Path, weights: Weights, about: Mapping[str, Any]) -> None:
-    """Write an encoder. about: what is known of it, as plain values: its name, the images it takes, its source."""
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, {HEADER: json.dumps(about)})
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    beside.replace(path)
+def encoder_file(weights: Weights, about: Mapping[str, Any]) -> bytes:
+    """The contents of an encoder's file. about: plain values: "images", the shape that it takes, and whatever else is known."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, {HEADER: json.dumps(about)})
 
 
 def load_encoder(path: Path) -> tuple[Weights, dict[str, Any]]:
@@ -81,6 +78,8 @@ def load_encoder(path: Path) -> tuple[Weights, dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[HEADER])
+            if not isinstance(about["images"], list):
+                raise ValueError(f"it takes images of {about['images']!r}")
             return {name: file.get_tensor(name) for name in file.keys()}, dict(about)  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no encoder: {error}") from error

@@ -14,7 +14,6 @@ from seer_rl.__main__ import main
 from seer_rl.logger import METRICS
 from tests.test_sweep import SETTINGS
 
-ray = pytest.importorskip("ray")
 PLAN = f"""
 envs = ["atari/qbert"]
 seeds = [1, 2]

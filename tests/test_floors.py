@@ -43,7 +43,7 @@ FLOORS = [
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
-    ("envs.apart", "envs"),
+    ("envs.apart", "envs"), ("stats", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),
     ("export", "train"),

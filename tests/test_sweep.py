@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -145,6 +146,12 @@ def test_stopped_in_the_middle(how: signal.Signals, plan: Path, straight: Path, 
     process.send_signal(how)
     said, _ = process.communicate()
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    until = time.monotonic() + 30
+    while (
+        left := [p for p in psutil.process_iter() if str(tmp_path / "out") in " ".join(line(p))]
+    ) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not left  # no run outlives its sweep
     if how == signal.SIGTERM:
         assert f"go on with: seer sweep {shlex.quote(str(plan))}" in said
         assert any(checkpoint.newest(path) is not None for path in (tmp_path / "out").iterdir())
@@ -165,6 +172,13 @@ def test_a_run_whose_process_is_killed_goes_on(how: signal.Signals, plan: Path, 
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert result(run_dir) == result(straight / run_dir.name)
+
+
+def line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def children(pid: int) -> list[int]:

@@ -81,7 +81,8 @@ def test_files(tmp_path: Path) -> None:
         *(f"embedding.{who}.{layer}.{what}" for who in ("actor", "critic") for layer in ("fc1", "norm")
           for what in ("weight", "bias")),
     }  # fmt: skip
-    transfer.save_encoder(tmp_path / "e.safetensors", weights, {"encoder": "sac-ae", "images": [9, 84, 84]})
+    file = transfer.encoder_file(weights, {"encoder": "sac-ae", "images": [9, 84, 84]})
+    (tmp_path / "e.safetensors").write_bytes(file)
     loaded, about = transfer.load_encoder(tmp_path / "e.safetensors")
     assert about == {"encoder": "sac-ae", "images": [9, 84, 84]}
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
@@ -206,6 +207,7 @@ def test_refusals(tmp_path: Path) -> None:
         transfer.receive_all(rainbow, MAKERS["rainbow"](None, 6).state_dict())
     assert all(torch.equal(rainbow.state_dict()[name], tensor) for name, tensor in before.items())
     (tmp_path / "code").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
-    for path in (tmp_path / "code", tmp_path / "none", tmp_path):
+    (tmp_path / "images").write_bytes(transfer.encoder_file({}, {"images": 5}))
+    for path in (tmp_path / "code", tmp_path / "images", tmp_path / "none", tmp_path):
         with pytest.raises(ValueError, match="is no encoder"):
             transfer.load_encoder(path)

@@ -1,5 +1,6 @@
 """Environments: gymnasium environments with uint8 observations [C, H, W], stacks of frames."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mo
     if family == "dmc" and task:
         return dmc.make(task, settings.action_repeat, settings.size, settings.fast_render, render_mode)
     raise ValueError(f"there is no environment {name!r}: write atari/GAME or dmc/TASK, such as atari/alien or dmc/walker-walk")
+
+
+def plain(name: str) -> str:
+    """An environment's task, however it is spelled: atari/bank_heist and atari/BankHeist are both bankheist."""
+    return re.sub(r"[^a-z0-9]", "", name.partition("/")[2].lower())
 
 
 def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:

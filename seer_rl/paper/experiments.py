@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seer_rl import train
+from seer_rl import envs, train
 from seer_rl.cli import parse
 from seer_rl.config import ReplayConfig, TrainConfig, TransferConfig, name_of
 from seer_rl.logger import Logger
-from seer_rl.presets import plain
 from seer_rl.results import Axis, Result, differing
 
 ATARI = tuple(
@@ -104,7 +103,7 @@ def kind(settings: TrainConfig) -> tuple[Any, ...]:
 def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result]) -> list[Result]:
     """The runs that belong to an arm in `env`."""
     wanted = config(experiment, env, arm)
-    same_env = [result for result in found if plain(result.config.env) == plain(env)]
+    same_env = [result for result in found if envs.plain(result.config.env) == envs.plain(env)]
     return sorted((run for run in same_env if kind(run.config) == kind(wanted)), key=lambda run: run.config.seed)
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from seer_rl import stats
+from seer_rl import envs, stats
 from seer_rl.paper import published
 from seer_rl.paper.experiments import FIGURES, departures, members
-from seer_rl.presets import plain
 from seer_rl.results import Result
 
 LABELS = {"flops": "FLOPs (multiply-adds)", "steps": "agent steps"}
@@ -82,10 +81,10 @@ def _line(axis: Any, runs: Sequence[Result], along: Any, label: str, colour: str
 
 def _published(axis: Any, name: str, env: str, arm: int) -> None:
     column = {"figure3": 0, "figure4": 2}.get(name)
-    scores = {plain(f"atari/{game}"): score for game, score in published.SCORES.items()}
-    if column is None or plain(env) not in scores:
+    scores = {envs.plain(f"atari/{game}"): score for game, score in published.SCORES.items()}
+    if column is None or envs.plain(env) not in scores:
         return
-    score = scores[plain(env)][column + arm]
+    score = scores[envs.plain(env)][column + arm]
     at = (published.BUDGET if name == "figure3" else published.STEPS) * (0.98 + 0.02 * arm)  # side by side
     label = f"paper, {FIGURES[name].arms[arm][0]}"
     axis.errorbar([at], [score.mean], yerr=[score.std], color=COLOURS[arm], fmt="s", ms=4, mfc="none", capsize=2, label=label)

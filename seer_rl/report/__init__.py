@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 import seer_rl
-from seer_rl import envs, results, stats, train
+from seer_rl import checkpoint, envs, results, stats, train
 from seer_rl.console import count, duration, size
 from seer_rl.results import Axis, Result
 
@@ -52,9 +52,7 @@ def write(
     }
     for name, text in parts.items():
         page = page.replace("{{" + name + "}}", text, 1)
-    beside = output.with_name(f".{output.name}.part")
-    beside.write_text(page)
-    beside.replace(output)
+    checkpoint.write_atomically(output, page.encode())
 
 
 SWITCH = (
@@ -280,7 +278,7 @@ def costs_table(env: str, arms: dict[str, list[Result]]) -> str:
         )  # fmt: skip
     heading = ["settings", "last return, mean ± std", "95% interval", "seeds", "FLOPs", "training time", "steps/s, images",
                "steps/s, embeddings", "most replay", "most memory"]  # fmt: skip
-    human = stats.ATARI_SCORES.get(env.partition("/")[2].replace("_", "").replace("-", "").lower())
+    human = stats.ATARI_SCORES.get(envs.plain(env))
     note = f'<p class="dim">A random player scores {human[0]:,.1f}, a human {human[1]:,.1f} (published).</p>' if human else ""
     return _table(heading, rows) + note
 
@@ -294,7 +292,7 @@ def strip(arms: dict[str, list[Result]]) -> list[str]:
     """Pictures of a game of one agent of each arm."""
     parts = []
     for label, runs in arms.items():
-        played = next((run for run in _finished(runs) if (run.run_dir / "agent.safetensors").exists()), None)
+        played = next((run for run in _finished(runs) if (run.run_dir / checkpoint.AGENT).exists()), None)
         if played is None:
             continue
         frames, score = pictures(played)
