@@ -138,7 +138,7 @@ def stopping(run: train.Run) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def interruptible(tell: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
-    """Take Ctrl-C and SIGTERM as a request: `tell` is called, and the signal's number is in what this gives. A second one acts."""
+    """Take the first Ctrl-C or SIGTERM as a request: `tell` is called, its number is in what this gives. A second one acts."""
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
