@@ -13,8 +13,22 @@ import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import __version__, checkpoint, envs, export, memory, paper, plots, report, results, sweep, train, transfer
-from seer_rl.cli import Ended, Mistake, drive, mistakes, parse, read
+from seer_rl import (
+    __version__,
+    analyze,
+    checkpoint,
+    envs,
+    export,
+    memory,
+    paper,
+    plots,
+    report,
+    results,
+    sweep,
+    train,
+    transfer,
+)
+from seer_rl.cli import Ended, Mistake, drive, filming, mistakes, parse, read
 from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
 from seer_rl.presets import PRESETS
@@ -28,6 +42,7 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
   seer play RUN --video out.mp4                                      film the agent
   seer report DIR [DIR ...] -o report.html [--watch]                 one page about many runs
   seer paper table1|figure4|... --runs DIR                           the paper's tables and figures from your runs
+  seer analyze attention|similarity RUN                              where an encoder looks; when its layers stop changing
   seer export RUN encoder.safetensors | policy.onnx                  the encoder for --transfer; the policy without PyTorch
   seer plot RUN [RUN ...] [--output curves.png]                      draw runs into one picture
 
@@ -47,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plot": plot_,
         "report": report_,
         "paper": paper.command,
+        "analyze": analyze.command,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -141,21 +157,9 @@ def play_(arguments: list[str]) -> None:
     run, video, episodes, seed = read(settings, "play", arguments)
     if episodes < 1 or seed < 0:
         raise Mistake("--episodes must be at least 1 and --seed at least 0")
-    with mistakes():
-        if video.suffix != ".mp4":
-            raise ValueError(f"{video} must end in .mp4")
-        try:
-            import imageio.v2 as imageio
-        except ImportError as error:
-            raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
-        agent, env = load(run, render_mode="rgb_array")
-        beside = video.with_name(f".{video.stem}.part.mp4")
-        writer = imageio.get_writer(beside, fps=env.metadata["render_fps"], macro_block_size=2, quality=8)
-
-    results = train.evaluate(agent, envs.Filmed(env, writer.append_data), episodes, seed, torch.device("cpu"))
-    writer.close()
-    env.close()
-    beside.replace(video)
+    agent, env = load(run, render_mode="rgb_array")
+    with contextlib.closing(env), filming(video, env.metadata["render_fps"]) as take:
+        results = train.evaluate(agent, envs.Filmed(env, take), episodes, seed, torch.device("cpu"))
     print(f"{video}: {episodes} game{'s' if episodes > 1 else ''}, {scores(results)}")
 
 

@@ -4,9 +4,16 @@ A layer's activations are compared as matrices [samples, units]. Of a convolutio
 every image is a sample: there are then many more samples than units, without which either measure says little.
 """
 
+import itertools
+from collections.abc import Callable
+
 import torch
+from torch import nn
+
+from seer_rl.networks import NoisyLinear
 
 VARIANCE = 0.99  # of each layer, which SVCCA keeps
+GROUPS = {"lower", "upper", "rest", "head", "hidden", "convolutions", "embedding"}
 
 
 def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
@@ -16,6 +23,37 @@ def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
     """
     mean = activations.abs().mean(dim=1)  # [B, H, W]
     return mean.flatten(1).softmax(dim=1).view_as(mean)
+
+
+def record(network: nn.Module, compute: Callable[[], object]) -> dict[str, torch.Tensor]:
+    """What each convolution and linear layer of `network` gives while `compute` runs, by name, from the bottom up.
+
+    [B, C, H, W] or [B, units], after the ReLU where one follows. Names leave out modules that only group others.
+    """
+    following: dict[nn.Module, nn.Module] = {}
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            following |= {layer: after for layer, after in itertools.pairwise(module) if isinstance(after, nn.ReLU)}
+    found: dict[str, torch.Tensor] = {}
+
+    def keeper(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            found[name] = output.detach().clone()  # what comes next may work in place
+
+        return keep
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | NoisyLinear) and not name.startswith("target_"):
+            short = ".".join(part for part in name.split(".") if part not in GROUPS)
+            hooks.append(following.get(module, module).register_forward_hook(keeper(short)))
+    try:
+        with torch.no_grad():
+            compute()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def units(activations: torch.Tensor) -> torch.Tensor:

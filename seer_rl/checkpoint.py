@@ -23,7 +23,7 @@ from torch import nn
 
 from seer_rl.config import TrainConfig, from_toml, name_of, to_toml
 
-CONFIG, AGENT, CHECKPOINTS = "config.toml", "agent.safetensors", "checkpoints"
+CONFIG, AGENT, CHECKPOINTS, ANALYSIS = "config.toml", "agent.safetensors", "checkpoints", "analysis"
 HEADER = "seer-rl"  # of agent files: the entry that says whose weights they are
 FORMAT = 1  # of manifests
 DIGEST = 64  # letters of the name of a blob: the SHA-256 of what is in it
@@ -62,10 +62,32 @@ def load_config(run_dir: Path) -> TrainConfig:
 
 def save_agent(run_dir: Path, agent: nn.Module, config: TrainConfig) -> None:
     """All weights of the agent, online and target, as safetensors; the header names the agent and its environment."""
-    weights = {name: tensor.contiguous() for name, tensor in agent.state_dict().items()}
+    write_atomically(run_dir / AGENT, _weights_file(agent.state_dict(), config))
+
+
+def save_snapshot(run_dir: Path, step: int, agent: nn.Module, config: TrainConfig) -> None:
+    """The online network's weights as of `step`, for looking inside."""
+    (run_dir / ANALYSIS).mkdir(exist_ok=True)
+    online = {name: tensor for name, tensor in agent.state_dict().items() if not name.startswith("target_")}
+    write_atomically(snapshot(run_dir, step), _weights_file(online, config))
+
+
+def snapshot(run_dir: Path, step: int) -> Path:
+    """Where the one of `step` is."""
+    return run_dir / ANALYSIS / f"{step:012d}.safetensors"
+
+
+def snapshots(run_dir: Path) -> list[int]:
+    """The steps that a run has snapshots of, in order. Raises ValueError if it has none."""
+    steps = sorted(int(path.stem) for path in (run_dir / ANALYSIS).glob("*.safetensors") if path.stem.isdigit())
+    if not steps:
+        raise ValueError(f"{run_dir} has no snapshots to look into: train it with --analysis.every 10000")
+    return steps
+
+
+def _weights_file(weights: dict[str, torch.Tensor], config: TrainConfig) -> bytes:
     header = json.dumps({"agent": name_of(config.agent), "env": config.env})  # one entry: safetensors keeps no order of several
-    data = safetensors.torch.save(weights, {HEADER: header})
-    write_atomically(run_dir / AGENT, data)
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, {HEADER: header})
 
 
 def load_agent(run_dir: Path, agent: nn.Module, config: TrainConfig) -> None:
@@ -73,18 +95,27 @@ def load_agent(run_dir: Path, agent: nn.Module, config: TrainConfig) -> None:
     path = run_dir / AGENT
     if not path.is_file():
         raise ValueError(f"{run_dir} holds no agent yet: {AGENT} is written at the first evaluation")
+    _load_weights(path, agent, config, agent.state_dict())
+
+
+def load_snapshot(run_dir: Path, step: int, agent: nn.Module, config: TrainConfig) -> None:
+    """Read the online weights of `step` into `agent`; otherwise as `load_agent`."""
+    online = {name: tensor for name, tensor in agent.state_dict().items() if not name.startswith("target_")}
+    _load_weights(snapshot(run_dir, step), agent, config, online)
+
+
+def _load_weights(path: Path, agent: nn.Module, config: TrainConfig, wanted: dict[str, torch.Tensor]) -> None:
     try:
         with safetensors.safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    wanted = {name: tensor.shape for name, tensor in agent.state_dict().items()}
-    kind = name_of(config.agent)
-    if header.get("agent") != kind or {name: tensor.shape for name, tensor in weights.items()} != wanted:
+    shapes, kind = {name: tensor.shape for name, tensor in wanted.items()}, name_of(config.agent)
+    if header.get("agent") != kind or {name: tensor.shape for name, tensor in weights.items()} != shapes:
         found = f"a {header.get('agent', 'nameless')} agent for {header.get('env', 'no known environment')}"
         raise ValueError(f"{path} holds {found}, but the settings beside it are those of {kind} for {config.env}")
-    agent.load_state_dict(weights)
+    agent.load_state_dict(agent.state_dict() | weights)
 
 
 # ---- whole runs --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,6 +122,29 @@ def drive(run: train.Run, console: Console, display: Display) -> None:
     except ImportError as error:
         say(f"note: {error}")
     say(f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4")
+
+
+@contextlib.contextmanager
+def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], None]]:
+    """Write a film, frame by frame [H, W, 3] uint8; the file appears once it is whole. Needs the extra [video]."""
+    with mistakes():
+        if video.suffix != ".mp4":
+            raise ValueError(f"{video} must end in .mp4")
+        try:
+            import imageio.v2 as imageio
+        except ImportError as error:
+            raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
+        if not video.absolute().parent.is_dir():
+            raise ValueError(f"there is no directory {video.parent}")
+        beside = video.with_name(f".{video.stem}.part.mp4")
+        writer = imageio.get_writer(beside, fps=frames_per_second, macro_block_size=2, quality=8)
+    try:
+        yield writer.append_data
+        writer.close()
+        beside.replace(video)
+    finally:
+        writer.close()
+        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

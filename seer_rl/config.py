@@ -101,6 +101,14 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class AnalysisConfig:
+    """What to keep for `seer analyze`, which looks inside the networks."""
+
+    every: int | None = None
+    """Agent steps between snapshots of the online network's weights (Atari: 3 MB, DeepMind Control: 30 MB). None: keep none."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Settings of a training run."""
 
@@ -135,6 +143,7 @@ class TrainConfig:
     transfer: TransferConfig = field(default_factory=TransferConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     agent: AgentConfig = field(default_factory=RainbowConfig)
 
 
@@ -149,6 +158,7 @@ def check(config: TrainConfig) -> None:
         "keep": (config.keep, 1),
         "eval.every": (config.eval.every, 1),
         "eval.episodes": (config.eval.episodes, 1),
+        "analysis.every": (config.analysis.every, 1),
         "replay.memory": (None if config.replay.memory == "auto" else config.replay.memory, 1),
         "memory-limit": (config.memory_limit, 1),
         "replay.capacity": (config.replay.capacity, 1),
@@ -206,7 +216,8 @@ def from_toml(text: str) -> TrainConfig:
     try:
         settings = tomllib.loads(text)
         agent = dict(settings.pop("agent"))
-        sections = {"environment": EnvConfig, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig}
+        sections = {"environment": EnvConfig, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig,
+                    "analysis": AnalysisConfig}  # fmt: skip
         transfer = dict(settings.pop("transfer", {}))
         if "source" in transfer:
             transfer["source"] = Path(transfer["source"])

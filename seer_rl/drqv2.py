@@ -132,8 +132,13 @@ class DrQv2(nn.Module):
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
         """The action [B, A] at `obs`, without noise."""
+        return torch.tanh(self.actor(self.seen(obs)[0]))
+
+    def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The actor's and the critic's embedding [B, L] of `obs` as it is, without shifts."""
         (z,) = self.embed(obs, self.embedding)
-        return torch.tanh(self.actor(z.chunk(2, dim=-1)[0]))
+        actor, critic = z.chunk(2, dim=-1)
+        return actor, critic
 
     def draw(self, like: torch.Tensor, std: float) -> torch.Tensor:
         """Gaussian noise in the shape of `like`."""

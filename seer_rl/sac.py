@@ -123,18 +123,18 @@ class SAC(nn.Module):
             self.acts += 1
             if self.acts <= self.config.learning_starts:
                 return (torch.rand(self.actions, generator=self.generator) * 2 - 1).numpy()
-        action = self.sample(self.seen(obs))[0] if self.training else self.policy(obs)
+        action = self.sample(self.seen(obs)[0])[0] if self.training else self.policy(obs)
         chosen: NDArray[np.float32] = action[0].numpy(force=True)
         return chosen
 
-    def seen(self, obs: torch.Tensor) -> torch.Tensor:
-        """The actor's embeddings [B, L] of what it sees of `obs` in acting: the middle of images."""
+    def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The actor's and the critic's embedding [B, L] of what is seen of `obs` in acting: the middle of images."""
         image = center_crop(obs, self.obs_shape[-1]) if obs.dtype == torch.uint8 else obs
-        return self.embed(self.lower, self.upper, image)[0]
+        return self.embed(self.lower, self.upper, image)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
         """The mean action [B, A] at `obs`, squashed."""
-        return torch.tanh(self.distribution(self.seen(obs))[0])
+        return torch.tanh(self.distribution(self.seen(obs)[0])[0])
 
     def distribution(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log standard deviation [B, A] of the Gaussian that tanh squashes, at the actor's embeddings [B, L]."""

@@ -170,6 +170,9 @@ class Run:
                     raise
             except EnvironmentFailed as error:
                 raise Fault(f"the environment failed at step {self.step:,} ({error}); {self._way_back()}") from error
+            except OSError as error:
+                what = f"{error.filename or self.run_dir} could not be written at step {self.step:,} ({error.strerror})"
+                raise Fault(f"{what}; {self._way_back()}") from error
             checkpoint.remove(self.run_dir)
             (self.run_dir / LOCK).unlink(missing_ok=True)
 
@@ -189,6 +192,8 @@ class Run:
         config = self.config
         self._compile(logger, show)
         self._evaluate_if_due(logger, show)  # the evaluation in which a resumed run was stopped
+        if not self.step:
+            self._snapshot_if_due()
         while self.step < config.steps:
             if self.step == config.seer.freeze_step and not self.frozen:
                 if self.step != self.saved:
@@ -211,6 +216,7 @@ class Run:
                 show(self)
             if self.step % LOG_EVERY == 0 or last:
                 self._log(logger)
+            self._snapshot_if_due()
             self._evaluate_if_due(logger, show)
             if self.step % config.checkpoint_every == 0 and not last:
                 self._save(logger, show)
@@ -324,6 +330,11 @@ class Run:
                                "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
         checkpoint.save_agent(self.run_dir, self.agent, config)
         self._say("", show)
+
+    def _snapshot_if_due(self) -> None:
+        every = self.config.analysis.every
+        if every and self.step % every == 0:
+            checkpoint.save_snapshot(self.run_dir, self.step, self.agent, self.config)
 
     def _log(self, logger: Logger) -> None:
         phase, (paper, true) = self.phases[-1], self.flops

@@ -63,7 +63,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("eval nowhere", "is no run"),
         ("eval", "PATH"),
         ("play nowhere --video x.mp4", "is no run"),
-        ("play nowhere --video x.gif", "must end in .mp4"),
         ("plot", "at least one"),
         ("plot nowhere", "not a readable list of metrics"),
         ("frobnicate", "there is no command"),

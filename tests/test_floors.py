@@ -14,6 +14,7 @@ FLOORS = [
         "augment",
         "replay",
         "sumtree",
+        "analysis",
         "flops",
         "logger",
         "plots",
@@ -38,6 +39,7 @@ FLOORS = [
         "paper.experiments",
         "paper.tables",
         "paper.figures",
+        "analyze",
         "__main__",
     },
 ]
@@ -46,6 +48,7 @@ NEIGHBOURS = {  # rooms on one floor that may know each other
     ("envs.apart", "envs"), ("stats", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),
+    ("analysis", "networks"), ("analyze", "cli"), ("__main__", "analyze"),
     ("export", "train"),
     ("results", "config"), ("__main__", "console"),
     ("__main__", "memory"), ("memory", "console"),

@@ -1,0 +1,360 @@
+"""`seer analyze`: where an encoder looks, and how much each layer of a network still changes, over a training.
+
+Both need the snapshots that `seer train --analysis.every` keeps, and look at the same real observations: half from games of the
+run's agent as it ended, half from a random player's. They are taken at the first look and stay with the run.
+"""
+
+import csv
+import io
+import zipfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from rich.progress import track
+from torch.nn import functional as F
+
+from seer_rl import checkpoint, train
+from seer_rl.analysis import linear_cka, record, spatial_attention, svcca, units
+from seer_rl.augment import center_crop
+from seer_rl.cli import Mistake, filming, mistakes, read
+from seer_rl.config import TrainConfig
+from seer_rl.drqv2 import DrQv2
+from seer_rl.envs import frames_in
+from seer_rl.sac import SAC
+
+PROBE = "probe.npz"  # beside the snapshots
+OBSERVATIONS = 1000  # in it; they differ in every frame of their stack
+SEED = 0  # of the games that they are from
+ROWS = 20_000  # samples of a layer that are compared, at most: positions of convolutions, drawn once
+COLUMNS = 8  # of attention's picture, at most
+LEAST_MAP = 7  # a coarser map says little about where
+SCALE = 4  # of a film's pixels
+
+Image = NDArray[np.uint8]
+
+
+def command(arguments: list[str]) -> None:
+    """`seer analyze`."""
+    kinds = {"attention": attention_, "similarity": similarity_}
+    if not arguments or arguments[0] not in kinds:
+        given = f"there is no analysis {arguments[0]!r}" if arguments else "say which analysis"
+        raise Mistake(f"{given}: seer analyze {' | '.join(kinds)} RUN")
+    kinds[arguments[0]](arguments[1:])
+
+
+def attention_(arguments: list[str]) -> None:
+    def settings(
+        run: tyro.conf.Positional[Path],
+        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+        frames: tuple[int, ...] = (),
+        layer: str | None = None,
+        video: Path | None = None,
+    ) -> tuple[Path, Path | None, tuple[int, ...], str | None, Path | None]:
+        """Show where an encoder looks: softmax over positions of the mean over channels of a layer's absolute activations.
+
+        Args:
+            run: Run directory, of a training with --analysis.every.
+            output: Picture to write, a row per frame, a column per snapshot. None: RUN/attention.png.
+            frames: Which of the observations kept with the run, from 0. None: five.
+            layer: Convolution, for example conv1. None: the last one whose map is 7x7 or larger.
+            video: Film to write: a game of the agent as it ended, what it sees beside where it looks.
+        """
+        return run, output, frames, layer, video
+
+    run, output, frames, layer, video = read(settings, "analyze attention", arguments)
+    with mistakes():
+        output = picture(run, output, "attention.png")
+        rows = attention(run, frames, layer)
+        draw_attention(rows, output, f"Attention of {rows[0].layer}: {checkpoint.load_config(run).env}")
+    print(output)
+    if video:
+        film_attention(run, rows[0].layer, video)
+        print(video)
+
+
+def similarity_(arguments: list[str]) -> None:
+    def settings(
+        run: tyro.conf.Positional[Path],
+        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+        lag: int = 10_000,
+    ) -> tuple[Path, Path | None, int]:
+        """Compare every layer with itself some steps earlier, by SVCCA and linear CKA: 1 where it no longer changes.
+
+        Args:
+            run: Run directory, of a training with --analysis.every.
+            output: Picture to write; the numbers go beside it, as NAME.csv. None: RUN/similarity.png.
+            lag: Agent steps earlier.
+        """
+        return run, output, lag
+
+    run, output, lag = read(settings, "analyze similarity", arguments)
+    with mistakes():
+        output = picture(run, output, "similarity.png")
+        found, notes = similarity(run, lag)
+        checkpoint.write_atomically(output.with_suffix(".csv"), table(found).encode())
+        draw_similarity([(checkpoint.load_config(run), found)], output, lag)
+    for note in notes:
+        print(f"note: {note}")
+    print(output.with_suffix(".csv"))
+    print(output)
+
+
+def picture(run: Path, output: Path | None, name: str) -> Path:
+    """Where to draw. Raises ValueError if that is no picture, ImportError without the extra [report]."""
+    try:
+        import matplotlib  # noqa: F401 (to say so before the work)
+    except ImportError as error:
+        raise ImportError("pictures need the extra [report]: pip install 'seer-rl[report]'") from error
+    output = output or run / name
+    if output.suffix not in (".png", ".pdf"):
+        raise ValueError(f"{output} must end in .png or .pdf")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"there is no directory {output.parent}")
+    return output
+
+
+# ---- what is looked at ---------------------------------------------------------------------------------------------
+
+
+def probe(run: Path) -> Image:
+    """The observations [n, C, H, W] kept with a run; taken now if this is the first look."""
+    path = run / checkpoint.ANALYSIS / PROBE
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                kept: Image = file["observations"]
+                return kept
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it, and other observations are taken") from error
+    agent, env = train.trained(run, checkpoint.load_config(run))
+    with closing(env):
+        half = OBSERVATIONS // 2
+        env.action_space.seed(SEED)
+        observations = seen(agent.eval().act, env, half) + seen(lambda _: env.action_space.sample(), env, OBSERVATIONS - half)
+    stacked = np.stack(observations)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, observations=stacked)
+    checkpoint.write_atomically(path, buffer.getvalue())
+    return stacked
+
+
+def seen(act: Any, env: gym.Env[Any, Any], count: int) -> list[Image]:
+    """`count` observations of whole games, a stack's length apart."""
+    observations: list[Image] = []
+    apart = frames_in(env)
+    obs, _ = env.reset(seed=SEED)
+    for step in track(range(count * apart), f"{count} observations", transient=True):
+        if step % apart == 0:
+            observations.append(obs)
+        obs, _, terminated, truncated, _ = env.step(act(torch.from_numpy(obs)[None]))
+        if terminated or truncated:
+            obs, _ = env.reset()
+    return observations
+
+
+def activations(agent: train.Agent, observations: Image) -> dict[str, torch.Tensor]:
+    """Of every layer, by name, at `observations` [n, C, H, W], as the agent acts on them."""
+    obs = torch.from_numpy(observations)
+
+    def act() -> None:
+        action = agent.policy(obs)
+        if isinstance(agent, SAC | DrQv2):  # whose policy asks no critic
+            agent.critic(agent.seen(obs)[1], action)
+
+    return record(agent, act)
+
+
+def at(run: Path, step: int, agent: train.Agent, config: TrainConfig) -> train.Agent:
+    """`agent` with the weights that it had at `step`."""
+    checkpoint.load_snapshot(run, step, agent, config)
+    return agent.eval()
+
+
+# ---- attention -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A frame, and where a layer looked at it at each of some steps."""
+
+    name: str
+    layer: str
+    image: Image  # [H, W, 3], as the agent sees it
+    steps: list[int]
+    maps: list[NDArray[np.float32]]  # [h, w] each, which sum to 1
+
+
+def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None, columns: int = COLUMNS) -> list[Row]:
+    """Attention of a run's encoder at some of the observations kept with it, at up to `columns` of its snapshots.
+
+    Raises ValueError where there are no snapshots, no such frame, or no such layer.
+    """
+    config, steps = checkpoint.load_config(run), checkpoint.snapshots(run)
+    steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int))]
+    observations = probe(run)
+    chosen = frames or tuple(int(i) for i in np.linspace(0, len(observations) // 2 - 1, 7)[1:-1])  # of the agent's games
+    if wrong := [i for i in chosen if not 0 <= i < len(observations)]:
+        raise ValueError(f"there is no frame {wrong[0]}: the run keeps 0 to {len(observations) - 1}")
+    agent, env = train.trained(run, config)
+    env.close()
+    observations = observations[list(chosen)]
+    layer = of_map(agent, observations[:1], layer)
+    maps = [spatial_attention(activations(at(run, step, agent, config), observations)[layer]).numpy() for step in steps]
+    return [
+        Row(f"{config.env}, {number}", layer, as_seen(agent, obs), steps, [one[i] for one in maps])
+        for i, (number, obs) in enumerate(zip(chosen, observations, strict=True))
+    ]
+
+
+def of_map(agent: train.Agent, observations: Image, layer: str | None) -> str:
+    """`layer`, or the last convolution whose map is fine enough. Raises ValueError for one that is not there."""
+    found = {name: x for name, x in activations(agent, observations).items() if x.dim() == 4}
+    if layer is not None and layer not in found:
+        raise ValueError(f"there is no convolution {layer!r}: choose {', '.join(found)}")
+    return layer or ([name for name, x in found.items() if min(x.shape[2:]) >= LEAST_MAP] or list(found))[-1]
+
+
+def as_seen(agent: train.Agent, obs: Image) -> Image:
+    """[H, W, 3]: the newest frame of a stack [C, H, W], cut to what the agent acts on."""
+    colours = 3 if len(obs) % 3 == 0 else 1
+    frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[-1])[0]
+    image: Image = frame.permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    return image
+
+
+def overlaid(image: Image, attention: NDArray[np.float32]) -> Image:
+    """[H, W, 3]: `image`, darker, under a map's colours: from least, none, to most attention of this map."""
+    import matplotlib
+
+    heat = F.interpolate(torch.from_numpy(attention)[None, None], image.shape[:2], mode="bilinear")[0, 0].numpy()
+    heat = (heat - heat.min()) / max(float(heat.max() - heat.min()), 1e-12)
+    colours = matplotlib.colormaps["inferno"](heat)[..., :3]
+    mixed: Image = ((0.45 * image / 255 + 0.75 * colours).clip(0, 1) * 255).astype(np.uint8)
+    return mixed
+
+
+def draw_attention(rows: list[Row], output: Path, title: str) -> None:
+    """The frames, and to the right of each where was looked at it, snapshot after snapshot."""
+    from matplotlib.figure import Figure
+
+    columns = 1 + max(len(row.steps) for row in rows)
+    figure = Figure(figsize=(1.35 * columns, 1.5 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for line, row in zip(axes, rows, strict=True):
+        line[0].imshow(row.image)
+        line[0].set_title(row.name, fontsize=6)
+        for axis, step, one in zip(line[1:], row.steps, row.maps, strict=False):
+            axis.imshow(overlaid(row.image, one))
+            axis.set_title(f"step {step:,}", fontsize=6)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(output, dpi=150)
+
+
+def film_attention(run: Path, layer: str, video: Path) -> None:
+    """Film one game of the agent as it ended: what it sees, and beside it where `layer` looks."""
+    agent, env = train.trained(run, checkpoint.load_config(run))
+
+    def side_by_side(obs: torch.Tensor) -> Image:
+        one = obs.numpy()
+        image = as_seen(agent, one[0])
+        heat = spatial_attention(activations(agent, one)[layer])[0].numpy()
+        both: Image = np.hstack([image, overlaid(image, heat)]).repeat(SCALE, 0).repeat(SCALE, 1)
+        return both
+
+    with closing(env), filming(video, 15) as take:
+
+        def act(obs: torch.Tensor) -> Any:
+            take(side_by_side(obs))
+            return agent.act(obs)
+
+        agent.eval()
+        train.play(env, act, 1, SEED)
+
+
+# ---- similarity ----------------------------------------------------------------------------------------------------
+
+Similarity = dict[str, list[tuple[int, float, float]]]  # layer: (step, SVCCA, CKA)
+
+
+def similarity(run: Path, lag: int) -> tuple[Similarity, list[str]]:
+    """Every layer at every snapshot against itself `lag` steps earlier, and sentences about what could not be measured.
+
+    Raises ValueError where no two snapshots lie that far apart.
+    """
+    config, steps = checkpoint.load_config(run), checkpoint.snapshots(run)
+    later = [step for step in steps if step - lag in steps]
+    if lag < 1 or not later:
+        raise ValueError(f"no two snapshots of {run} lie {lag:,} steps apart: it has {', '.join(f'{s:,}' for s in steps[:9])}")
+    observations = probe(run)
+    agent, env = train.trained(run, config)
+    env.close()
+    layers: dict[int, dict[str, torch.Tensor]] = {}
+    found: Similarity = {}
+    notes: dict[str, str] = {}
+    for step in track(later, "layers against themselves", transient=True):
+        for one in (step - lag, step):
+            if one not in layers:
+                layers[one] = sampled(at(run, one, agent, config), observations)
+        for name, now in layers[step].items():
+            before, score = layers[step - lag][name], float("nan")
+            try:
+                score = svcca(before, now)
+            except ValueError as error:
+                notes[name] = f"no SVCCA of {name} at step {step:,}: {error}"
+            found.setdefault(name, []).append((step, score, linear_cka(before, now)))
+        layers = {one: kept for one, kept in layers.items() if one > step - lag}
+    return found, list(notes.values())
+
+
+def sampled(agent: train.Agent, observations: Image) -> dict[str, torch.Tensor]:
+    """Every layer as [samples, units], the same at most `ROWS` samples at each call."""
+    pieces: dict[str, list[torch.Tensor]] = {}
+    chunk = 100
+    for begin in range(0, len(observations), chunk):
+        for name, x in activations(agent, observations[begin : begin + chunk]).items():
+            rows = units(x)
+            share = min(len(rows), max(1, ROWS * chunk // len(observations)))
+            chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(begin))[:share]
+            pieces.setdefault(name, []).append(rows[chosen])
+    return {name: torch.cat(parts) for name, parts in pieces.items()}
+
+
+def table(found: Similarity) -> str:
+    """As CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["step", "layer", "svcca", "cka"])
+    writer.writerows((step, name, svcca, cka) for name, series in found.items() for step, svcca, cka in series)
+    return text.getvalue()
+
+
+def draw_similarity(runs: list[tuple[TrainConfig, Similarity]], output: Path, lag: int) -> None:
+    """A row per run; SVCCA to the left, CKA to the right; a line per layer, the lower the darker; dotted: T_f."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 3.6 * len(runs)), layout="constrained")
+        for line, (config, found) in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
+            for axis, which, title in zip(line, (1, 2), ("SVCCA", "linear CKA"), strict=True):
+                for i, (name, series) in enumerate(found.items()):
+                    colour = matplotlib.colormaps["viridis"](i / len(found))
+                    points = [row[which] for row in series]
+                    axis.plot([row[0] for row in series], points, color=colour, marker="o", ms=3, lw=1.5, label=name)
+                if config.seer.freeze_step is not None:
+                    axis.axvline(config.seer.freeze_step, color="0.4", ls=":", lw=1.2)
+                axis.set(xlabel="agent steps", ylabel=f"{title} with {lag:,} steps earlier")
+                axis.set_ylim(top=1.005)
+                axis.set_title(config.env, fontsize=9)
+                axis.set_xlim(left=0)
+            line[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(output, dpi=130)
