@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -85,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_(arguments: list[str]) -> None:
     config = parse(arguments)
+    if ":" in config.agent.encoder:
+        os.environ[train.CODE] = config.agent.encoder  # named by the user, for this process and those it starts
     console = Console()
     with mistakes():
         run = train.Run(memory.settle(config, functools.partial(console.print, highlight=False, soft_wrap=True)))

@@ -7,6 +7,7 @@ run's agent as it ended, half from a random player's. They are taken at the firs
 import csv
 import io
 import zipfile
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F
 
@@ -70,9 +72,10 @@ def attention_(arguments: list[str]) -> None:
 
     run, output, frames, layer, video = read(settings, "analyze attention", arguments)
     with mistakes():
-        output = picture(run, output, "attention.png")
+        config = checkpoint.load_config(run)
+        output = picture(output or run / "attention.png")
         rows = attention(run, frames, layer)
-        draw_attention(rows, output, f"Attention of {rows[0].layer}: {checkpoint.load_config(run).env}")
+        draw_attention(rows, output, f"Attention of {rows[0].layer}: {config.env}")
     print(output)
     if video:
         film_attention(run, rows[0].layer, video)
@@ -96,23 +99,23 @@ def similarity_(arguments: list[str]) -> None:
 
     run, output, lag = read(settings, "analyze similarity", arguments)
     with mistakes():
-        output = picture(run, output, "similarity.png")
+        config = checkpoint.load_config(run)
+        output = picture(output or run / "similarity.png")
         found, notes = similarity(run, lag)
         checkpoint.write_atomically(output.with_suffix(".csv"), table(found).encode())
-        draw_similarity([(checkpoint.load_config(run), found)], output, lag)
+        draw_similarity([(config, found)], output, lag)
     for note in notes:
         print(f"note: {note}")
     print(output.with_suffix(".csv"))
     print(output)
 
 
-def picture(run: Path, output: Path | None, name: str) -> Path:
-    """Where to draw. Raises ValueError if that is no picture, ImportError without the extra [report]."""
+def picture(output: Path) -> Path:
+    """`output`. Raises ValueError if it cannot be a picture, ImportError without the extra [report]."""
     try:
         import matplotlib  # noqa: F401 (to say so before the work)
     except ImportError as error:
         raise ImportError("pictures need the extra [report]: pip install 'seer-rl[report]'") from error
-    output = output or run / name
     if output.suffix not in (".png", ".pdf"):
         raise ValueError(f"{output} must end in .png or .pdf")
     if not output.absolute().parent.is_dir():
@@ -128,7 +131,7 @@ def probe(run: Path) -> Image:
     path = run / checkpoint.ANALYSIS / PROBE
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 kept: Image = file["observations"]
                 return kept
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -150,13 +153,19 @@ def seen(act: Any, env: gym.Env[Any, Any], count: int) -> list[Image]:
     observations: list[Image] = []
     apart = frames_in(env)
     obs, _ = env.reset(seed=SEED)
-    for step in track(range(count * apart), f"{count} observations", transient=True):
+    for step in shown(range(count * apart), f"{count} observations"):
         if step % apart == 0:
             observations.append(obs)
         obs, _, terminated, truncated, _ = env.step(act(torch.from_numpy(obs)[None]))
         if terminated or truncated:
             obs, _ = env.reset()
     return observations
+
+
+def shown(steps: Sequence[int], what: str) -> Iterable[int]:
+    """`steps`, with a bar of how far they are where someone is watching."""
+    console = Console(stderr=True)
+    return track(steps, what, transient=True, console=console, disable=not console.is_terminal)
 
 
 def activations(agent: train.Agent, observations: Image) -> dict[str, torch.Tensor]:
@@ -300,7 +309,7 @@ def similarity(run: Path, lag: int) -> tuple[Similarity, list[str]]:
     layers: dict[int, dict[str, torch.Tensor]] = {}
     found: Similarity = {}
     notes: dict[str, str] = {}
-    for step in track(later, "layers against themselves", transient=True):
+    for step in shown(later, "layers against themselves"):
         for one in (step - lag, step):
             if one not in layers:
                 layers[one] = sampled(at(run, one, agent, config), observations)

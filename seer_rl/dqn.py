@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.flops import Part, layers
-from seer_rl.networks import EncoderName, Mixed, encoder, output_shape
+from seer_rl.networks import Mixed, encoder, output_shape
 from seer_rl.replay import Batch
 
 
@@ -18,8 +18,9 @@ from seer_rl.replay import Batch
 class DQNConfig:
     """Settings of DQN."""
 
-    encoder: EncoderName = "canonical"
-    """Convolutions: canonical (3 layers, 3136 features of an 84x84 stack) or data-efficient (2 layers, 576 features)."""
+    encoder: str = "canonical"
+    """Convolutions: canonical (3 layers, 3136 features of an 84x84 stack) or data-efficient (2 layers, 576 features);
+    or module:factory, a PyTorch module from elsewhere."""
     hidden: int = 512
     """Units of the hidden layer."""
     learning_rate: float = 1e-4

@@ -15,7 +15,7 @@ from torch import nn
 
 from seer_rl.augment import random_shift
 from seer_rl.flops import Part, layers
-from seer_rl.networks import ActorCriticEmbedding, EncoderName, TwinQ, descend, encoder, initialize, mlp, output_shape, track
+from seer_rl.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
 from seer_rl.replay import Batch
 
 
@@ -23,8 +23,9 @@ from seer_rl.replay import Batch
 class DrQv2Config:
     """Settings of DrQ-v2."""
 
-    encoder: EncoderName = "sac-ae"
-    """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual)."""
+    encoder: str = "sac-ae"
+    """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
+    or module:factory, a PyTorch module from elsewhere."""
     embedding: int = 50
     """Length of the actor's and of the critic's embedding."""
     hidden: int = 1024

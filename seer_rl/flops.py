@@ -26,16 +26,16 @@ class Layer:
 def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Layer]:
     """The convolutions and linear layers of `module` in the order of execution, on one input of `input_shape`.
 
-    A convolution multiplies each of its weights once per output pixel, a linear layer once (appendix B).
+    Each weight is multiplied once per output of its unit: per pixel of a convolution, once in a linear layer (appendix B).
     """
     found: list[Layer] = []
     device = next(module.parameters(), torch.empty(0)).device
 
     def counter(name: str) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], None]:
         def count(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-            pixels = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
             weight = layer.get_parameter("weight")
-            found.append(Layer(name, weight.numel() * pixels, first=not inputs[0].requires_grad))
+            times = output.numel() // len(weight)
+            found.append(Layer(name, weight.numel() * times, first=not inputs[0].requires_grad))
 
         return count
 

@@ -1,15 +1,15 @@
 """Encoders and heads. Every module maps a batch; shapes are of one item unless [B, ...] is written."""
 
+import importlib
 import math
+import os
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-EncoderName = Literal["data-efficient", "canonical", "sac-ae", "impala"]
 
 # Convolutions as (channels, kernel, stride). "data-efficient" is van Hasselt et al. (2019), "canonical" Mnih et al. (2015),
 # "sac-ae" Yarats et al. (2019). "impala" (Espeholt et al., 2018) has stages of five convolutions: their channels.
@@ -19,6 +19,7 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "sac-ae": ((32, 3, 2), (32, 3, 1), (32, 3, 1), (32, 3, 1)),
 }
 IMPALA_STAGES = (16, 32, 32)
+ENCODERS = (*CONVOLUTIONS, "impala")
 
 
 class Pixels(nn.Module):
@@ -57,9 +58,43 @@ class Residual(nn.Module):
         return x + y
 
 
-def _blocks(name: EncoderName, channels: int) -> list[OrderedDict[str, nn.Module]]:
+class Given(nn.Module):
+    """A module from elsewhere, which learnt with its statistics as they are: it stays in evaluation mode."""
+
+    def __init__(self, name: str, obs_shape: tuple[int, ...]) -> None:
+        """name: "module:factory"; the factory is called with (C, H, W) and returns the module, for float images in [0, 1].
+
+        Modules are also looked for in the working directory. Raises ValueError where there is none.
+        """
+        super().__init__()
+        module, _, factory = name.partition(":")
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            self.module = getattr(importlib.import_module(module), factory)(obs_shape)
+            if not isinstance(self.module, nn.Module):
+                raise TypeError(f"it is {type(self.module).__name__}, not a torch.nn.Module")
+            self.eval()
+            output_shape(self.module, obs_shape, torch.float32)
+        except Exception as error:  # anything: it is code of others
+            raise ValueError(f"{name} gave no encoder for images of {'x'.join(map(str, obs_shape))}: {error}") from error
+
+    def train(self, mode: bool = True) -> "Given":
+        return super().train(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.module(x)
+        return y
+
+
+def _blocks(name: str, obs_shape: tuple[int, ...]) -> list[OrderedDict[str, nn.Module]]:
     """The encoder's modules, in groups between which it can be cut."""
+    channels = obs_shape[0]
     blocks: list[OrderedDict[str, nn.Module]] = []
+    if ":" in name:
+        return [OrderedDict(given=Given(name, obs_shape))]
+    if name not in ENCODERS:
+        raise ValueError(f"there is no encoder {name!r}: choose {', '.join(ENCODERS)}, or give module:factory")
     if name == "impala":
         for i, out in enumerate(IMPALA_STAGES, start=1):
             block: OrderedDict[str, nn.Module] = OrderedDict()
@@ -78,14 +113,15 @@ def _blocks(name: EncoderName, channels: int) -> list[OrderedDict[str, nn.Module
     return blocks
 
 
-def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[Mixed, Mixed]:
+def encoder(name: str, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[Mixed, Mixed]:
     """A convolutional encoder of uint8 images [B, C, H, W], cut in two after layer `layers` (default: the last) and ReLU.
 
+    name: one of `ENCODERS`, or "module:factory" (see `Given`), which is one layer.
     Layers are convolutions, in "impala" stages of five. The lower part of a whole encoder ends with the flattened activation;
     cut earlier, it gives [B, channels, h, w] and the upper part holds the rest. Raises ValueError where the image is too small
     or no such layer exists.
     """
-    blocks = _blocks(name, obs_shape[0])
+    blocks = _blocks(name, obs_shape)
     cut = len(blocks) if layers is None else layers
     if not 1 <= cut <= len(blocks):
         kind = "stages" if name == "impala" else "convolutional layers"
@@ -105,7 +141,7 @@ def encoder(name: EncoderName, obs_shape: tuple[int, ...], layers: int | None = 
 def output_shape(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
     """Shape of what `module` gives for one input, without computing it."""
     with torch.no_grad():
-        device = next(module.parameters()).device
+        device = next(module.parameters(), torch.empty(0)).device
         return tuple(module(torch.zeros(1, *input_shape, dtype=dtype, device=device)).shape[1:])
 
 
@@ -213,8 +249,14 @@ class TwinQ(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Orthogonal weights, biases of zero; convolutions delta-orthogonal (Xiao et al., 2018): orthogonal in the centre."""
+    """Orthogonal weights, biases of zero; convolutions delta-orthogonal (Xiao et al., 2018): orthogonal in the centre.
+
+    What was given from elsewhere stays as it is.
+    """
+    given = {layer for one in module.modules() if isinstance(one, Given) for layer in one.modules()}
     for layer in module.modules():
+        if layer in given:
+            continue
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from seer_rl.flops import Part, layers
-from seer_rl.networks import DuelingC51, EncoderName, NoisyLinear, draw_noise, encoder, output_shape
+from seer_rl.networks import DuelingC51, NoisyLinear, draw_noise, encoder, output_shape
 from seer_rl.replay import Batch
 
 
@@ -21,8 +21,9 @@ from seer_rl.replay import Batch
 class RainbowConfig:
     """Settings of Rainbow."""
 
-    encoder: EncoderName = "data-efficient"
-    """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features)."""
+    encoder: str = "data-efficient"
+    """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features);
+    or module:factory, a PyTorch module from elsewhere."""
     hidden: int = 256
     """Units of the hidden layer of each stream."""
     atoms: int = 51

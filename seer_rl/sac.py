@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from seer_rl.augment import center_crop, random_crop
 from seer_rl.flops import Part, layers
-from seer_rl.networks import ActorCriticEmbedding, EncoderName, TwinQ, descend, encoder, initialize, mlp, output_shape, track
+from seer_rl.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
 from seer_rl.replay import Batch
 
 LOG_STD = (-10.0, 2.0)
@@ -27,8 +27,9 @@ LOG_STD = (-10.0, 2.0)
 class SACConfig:
     """Settings of SAC."""
 
-    encoder: EncoderName = "sac-ae"
-    """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual)."""
+    encoder: str = "sac-ae"
+    """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
+    or module:factory, a PyTorch module from elsewhere."""
     embedding: int = 50
     """Length of the actor's and of the critic's embedding."""
     hidden: int = 1024

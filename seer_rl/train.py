@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import functools
 import math
+import os
 import sys
 import time
 import warnings
@@ -41,6 +42,7 @@ AGENT_CLASSES: dict[str, dict[str, Any]] = {
     "continuous": {"curl": CURL, "rad": RAD, "sac": SAC, "drqv2": DrQv2},
 }
 LOCK = ".lock"
+CODE = "SEER_ENCODER"  # environment variable: the encoder from elsewhere, module:factory, that the user has named
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
 SAVING = "writing a checkpoint"
@@ -503,6 +505,11 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     if name not in fitting:
         raise ValueError(
             f"the actions of {config.env} are {found}, which {name} cannot choose: use --agent {' or '.join(fitting)}"
+        )
+    if ":" in config.agent.encoder and os.environ.get(CODE) != config.agent.encoder:
+        raise ValueError(
+            f"the encoder {config.agent.encoder} is code, which settings in a file do not start: "
+            f"if you trust it, say so with {CODE}={config.agent.encoder} before the command"
         )
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
     agent: Agent = fitting[name](config.agent, env.observation_space.shape, actions, config.seer.layers, seed)

@@ -17,7 +17,7 @@ from torch import nn
 
 Weights = dict[str, torch.Tensor]
 HEADER = "seer-rl encoder"
-LAYER = re.compile(r"(?:^|\.)((?:conv\d+|residual\d+[ab]|embedding)\..+)$")
+LAYER = re.compile(r"(?:^|\.)((?:conv\d+|residual\d+[ab]|embedding|given)\..+)$")
 
 
 def layer_of(name: str) -> str | None:

@@ -58,6 +58,7 @@ NEIGHBOURS = {  # rooms on one floor that may know each other
     ("paper", "console"), ("paper", "paper.published"), ("paper", "paper.experiments"), ("paper", "paper.tables"),
     ("paper", "paper.figures"), ("paper.experiments", "cli"), ("paper.tables", "paper.published"),
     ("paper.tables", "paper.experiments"), ("paper.figures", "paper.published"), ("paper.figures", "paper.experiments"),
+    ("paper.figures", "analyze"),
 }  # fmt: skip
 
 

@@ -86,6 +86,20 @@ def test_the_papers_formulas_and_where_45_trillion_lie() -> None:
     assert 50_000 + left / (c.update(frozen=True)[0] + c.act(frozen=True)[0]) == pytest.approx(394_300, abs=500)
 
 
+@pytest.mark.parametrize("frozen", [1, 2, 3, 4])
+def test_frozen_layers_by_the_papers_formula(frozen: int) -> None:
+    """Figure 9: with layers up to one frozen, b F M + 2 b B M + E K N a step, E those layers and M what is above them."""
+    c = costs(CURL(CURLConfig(), (9, 100, 100), 1, frozen), 4, 5)
+    convolutions, fc1 = [4_357_152, 14_017_536, 12_616_704, 11_289_600], 1_960_000  # of table 2
+    E, rest = sum(convolutions[:frozen]), sum(convolutions[frozen:])
+    q, pi = 51 * 1024 + 1024**2 + 1024, 50 * 1024 + 1024**2 + 2 * 1024
+    heads = 2 * q * (2.5 + 2.5) + pi * (1.5 + 1)
+    # Convolutions and the critic's fc1: three forward passes and one backward; the actor's fc1: backward every second update.
+    M = rest * (3 + 2) + fc1 * (3 + 2) + fc1 * (3 + 2 * 0.5) + heads
+    assert c.update(frozen=True)[0] + c.act(frozen=True)[0] == 128 * M + E * 4 * 2
+    assert c.freeze(1_000)[0] == E * 4 * 2 * 1_000
+
+
 def test_a_convolution_is_counted_as_a_loop_would() -> None:
     lower = torch.nn.Sequential(torch.nn.Conv2d(2, 3, kernel_size=(2, 3), stride=2, padding=1))
     (layer,) = layers(lower, (2, 7, 6))

@@ -70,7 +70,7 @@ def test_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("arguments", "words"),
     [
         ("table9", "there is no 'table9'"),
-        ("figure7b", "inside of an encoder"),
+        ("figure7b", "is made from runs"),
         ("table1", "name their directories with --runs"),
         ("table1 --runs .", "holds no runs"),
         ("table1 --runs nowhere", "no directory of runs"),

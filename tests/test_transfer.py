@@ -1,8 +1,10 @@
 """Encoders and networks carried from one agent to another, whatever its seam; and what is refused."""
 
+import os
 import shutil
+import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,8 +107,9 @@ def donor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("only", ["all", "encoder"])
 def test_a_run_with_anothers_encoder(only: str, donor: Path, tmp_path: Path) -> None:
     """No image is ever trained on: operations are those after a freeze, from the start; the encoder stays the donor's."""
-    run_dir = tmp_path / "run"
-    assert main(f"train atari/pong {TINY} --transfer {donor} --transfer.only {only} --run-dir {run_dir}".split()) == 0
+    run_dir, steps = tmp_path / "run", 200 if only == "all" else 1_100
+    arguments = f"train atari/pong {TINY} --steps {steps} --transfer {donor} --transfer.only {only} --run-dir {run_dir}"
+    assert main(arguments.split()) == 0
     agent, env = train.trained(run_dir, checkpoint.load_config(run_dir))
     config = checkpoint.load_config(run_dir)
     costs = train.costs(agent, env, config)
@@ -114,9 +117,9 @@ def test_a_run_with_anothers_encoder(only: str, donor: Path, tmp_path: Path) -> 
     assert config.seer.freeze_step == 0
     metrics = read(run_dir)
     assert metrics["seer/freeze_step"] == [(0, 0.0)]
-    updates = 200 - 100 + 1
-    expected = 200 * costs.act(frozen=True)[0] + updates * costs.update(frozen=True)[0] + costs.freeze(1)[0]
-    assert metrics["compute/flops"][-1] == (200, expected)
+    updates = steps - 100 + 1
+    expected = steps * costs.act(frozen=True)[0] + updates * costs.update(frozen=True)[0] + costs.freeze(1)[0]
+    assert metrics["compute/flops"][-1] == (steps, expected)
     assert {value for _, value in metrics["replay/bytes_per_step"]} == {2_312}
     theirs = transfer.encoder_weights(safetensors.torch.load_file(donor / checkpoint.AGENT))
     ours = transfer.encoder_weights(safetensors.torch.load_file(run_dir / checkpoint.AGENT))
@@ -211,3 +214,113 @@ def test_refusals(tmp_path: Path) -> None:
     for path in (tmp_path / "code", tmp_path / "images", tmp_path / "none", tmp_path):
         with pytest.raises(ValueError, match="is no encoder"):
             transfer.load_encoder(path)
+
+
+BACKBONE = """
+import torch
+from torch import nn
+
+calls = []
+
+
+class PerFrame(nn.Module):  # as a backbone for single pictures would be used
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 8, 8, 8)
+        self.norm = nn.BatchNorm2d(8)
+        self.norm.running_mean.fill_(0.1)
+        self.fc = nn.Linear(8, 5)
+        self.channels = channels
+
+    def forward(self, x):
+        frames = x.unflatten(1, (-1, self.channels)).flatten(0, 1)
+        z = self.norm(self.conv(frames)).amax(dim=(2, 3))
+        return self.fc(z).view(len(x), -1)
+
+
+def gray(shape):
+    calls.append(shape)
+    torch.manual_seed(3)
+    return PerFrame(1)
+
+
+def colour(shape):
+    torch.manual_seed(3)
+    return PerFrame(3)
+
+
+def function(shape):
+    return print
+
+
+def wrong(shape):
+    return nn.Linear(5, 5)
+"""
+
+
+@pytest.fixture
+def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module in the working directory, and nothing left of it afterwards."""
+    (tmp_path / "backbone.py").write_text(BACKBONE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(train.CODE, "")  # so that what the command sets is undone
+    yield
+    sys.modules.pop("backbone", None)
+
+
+def test_an_encoder_from_elsewhere(backbone: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frozen as it is, statistics too; and never started by a run's files alone."""
+    arguments = f"train atari/pong {TINY} --agent.encoder backbone:gray --seer.freeze-step 0 --run-dir run"
+    assert main(arguments.split()) == 0
+    backbone_module = sys.modules["backbone"]
+    fresh = backbone_module.gray((4, 84, 84)).state_dict()
+    trained = safetensors.torch.load_file(tmp_path / "run" / checkpoint.AGENT)
+    for name, tensor in fresh.items():
+        assert torch.equal(trained[f"lower.given.module.{name}"], tensor), name
+    assert {value for _, value in read(tmp_path / "run")["replay/bytes_per_step"]} == {4 * 20 + 8}
+    os.environ[train.CODE] = ""
+    sys.modules.pop("backbone")
+    capsys.readouterr()
+    for command in ("eval run", "play run --video film.mp4", "export run policy.onnx", f"{arguments}2 --transfer run"):
+        assert main(command.split()) == 2 or "--transfer" in command
+    assert "backbone" in sys.modules  # by the last command, which names it
+    said = capsys.readouterr().err
+    assert said.count(f"{train.CODE}=backbone:gray before the command") == 3
+    sys.modules.pop("backbone")
+    os.environ[train.CODE] = "backbone:gray"
+    assert main(["eval", "run", "--episodes", "1"]) == 0
+    assert main(["export", "run", "encoder.safetensors"]) == 0
+    weights, _ = transfer.load_encoder(tmp_path / "encoder.safetensors")
+    assert all(torch.equal(weights[f"given.module.{name}"], tensor) for name, tensor in fresh.items())
+
+
+def test_an_encoder_from_elsewhere_below_actor_and_critic(backbone: None) -> None:
+    """Their own initialisation leaves it alone, and --seer.layers 1 is all of it; each frame's operations count."""
+    agent = CURL(CURLConfig(hidden=8, encoder="backbone:colour"), DMC, 2, seam=1)
+    fresh = sys.modules["backbone"].colour(DMC).state_dict()
+    assert all(torch.equal(agent.lower.state_dict()[f"given.module.{name}"], tensor) for name, tensor in fresh.items())
+    assert not any(module.training for module in agent.train().lower.get_submodule("given").modules())
+    z = agent.lower(torch.zeros(2, 9, 84, 84, dtype=torch.uint8))
+    assert z.shape == (2, 15)
+    below = [part for part in agent.parts(True) if part.below and part.layers]
+    assert sum(part.multiply_adds for part in below) == 3 * (8 * 3 * 8 * 8 * 10 * 10 + 8 * 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("backbone:nothing", "no attribute 'nothing'"),
+        ("nowhere:gray", "No module named 'nowhere'"),
+        ("backbone:function", "not a torch.nn.Module"),
+        ("backbone:wrong", "shapes cannot be multiplied"),
+        ("canonicall", "choose data-efficient, canonical"),
+        (":", "gave no encoder"),
+    ],
+)
+def test_no_encoder_from_elsewhere(name: str, words: str, backbone: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"train atari/pong {TINY} --agent.encoder {name} --run-dir run".split()) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not Path("run").exists()

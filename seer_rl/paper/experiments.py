@@ -62,6 +62,14 @@ FIGURES: dict[str, Experiment] = {
         "From walker-stand to walker-walk", ("dmc/walker-walk",), "--preset paper",
         (("CURL", BASELINE), ("CURL+SEER, transferred", "--transfer runs/walker-stand-60000")), "flops", (_donor(60_000),),
     ),
+    "figure7b": Experiment(
+        "Where encoders look", ("atari/alien", "atari/qbert", "dmc/walker-walk"), f"--preset paper {BASELINE}",
+        (("snapshots", "--analysis.every 10000"),), "steps",
+    ),
+    "figure7c": Experiment(
+        "Layers and themselves 10,000 steps earlier", ("dmc/walker-walk",), f"--preset paper {BASELINE}",
+        (("snapshots", "--analysis.every 10000"),), "steps",
+    ),
     "figure8": Experiment(
         "From walker-stand's encoder", ("dmc/cheetah-run", "dmc/hopper-hop"), "--preset paper",
         (("CURL", BASELINE), ("CURL+SEER, transferred", "--transfer runs/walker-stand-60000 --transfer.only encoder")),
@@ -81,7 +89,6 @@ FIGURES: dict[str, Experiment] = {
     "figure12": Experiment("CURL with and without SEER", DMC, "--preset paper", _pair("CURL"), "steps"),
     "figure13": Experiment("Rainbow with and without SEER", ATARI, "--preset paper", _pair("Rainbow"), "steps"),
 }  # fmt: skip
-LATER = ("figure7b", "figure7c")  # inside the encoder
 
 
 @functools.cache

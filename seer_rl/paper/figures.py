@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from seer_rl import envs, stats
+from seer_rl import analyze, checkpoint, envs, stats
 from seer_rl.paper import published
 from seer_rl.paper.experiments import FIGURES, departures, members
 from seer_rl.results import Result
 
 LABELS = {"flops": "FLOPs (multiply-adds)", "steps": "agent steps"}
+INSIDE = ("figure7b", "figure7c")
+LAG = 10_000  # agent steps, of figure 7c
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # the baseline, SEER
 
 
@@ -28,6 +30,8 @@ def draw(name: str, found: Sequence[Result], output: Path) -> list[str]:
     except ImportError as error:
         raise ImportError("figures need the extra [report]: pip install 'seer-rl[report]'") from error
     experiment = FIGURES[name]
+    if name in INSIDE:
+        return draw_inside(name, found, output)
     columns = min(4, len(experiment.envs))
     rows = -(-len(experiment.envs) // columns)
     departing: set[str] = set()
@@ -59,6 +63,26 @@ def draw(name: str, found: Sequence[Result], output: Path) -> list[str]:
     notes = ["Lines are means over seeds, shades 95% bootstrap intervals of the mean, dotted lines the freeze."]
     if departing:
         notes.append(f"Where our settings are not the paper's, ours (the paper's): {'; '.join(sorted(departing))}.")
+    return notes
+
+
+def draw_inside(name: str, found: Sequence[Result], output: Path) -> list[str]:
+    """Figures 7b and 7c, of the first run with snapshots in each environment. Raises ValueError where there is none."""
+    experiment = FIGURES[name]
+    runs: list[Result] = []
+    for env in experiment.envs:
+        for run in members(experiment, env, experiment.arms[0][0], found):
+            if any((run.run_dir / checkpoint.ANALYSIS).glob("*.safetensors")):
+                runs.append(run)
+                break
+    if not runs:
+        raise ValueError(f"{name} needs runs with snapshots: seer paper plan {name} says which")
+    if name == "figure7b":
+        rows = [row for run in runs for row in analyze.attention(run.run_dir)[1::2]]
+        analyze.draw_attention(rows, output, f"{name}: {experiment.title}")
+        return ["Left the frame, then where the last convolution with a map of 7x7 or finer looked, on the way."]
+    similarity, notes = analyze.similarity(runs[0].run_dir, LAG)
+    analyze.draw_similarity([(runs[0].config, similarity)], output, LAG)
     return notes
 
 
