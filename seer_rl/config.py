@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tomli_w
 import tyro
 
+from seer_rl.codec import Kind
 from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
 from seer_rl.drqv2 import DrQv2Config
@@ -75,6 +76,8 @@ class SeerConfig:
     """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
     copies: int = 4
     """Embeddings stored per observation (the paper's K), each of another crop or shift. Without augmentation: one."""
+    dtype: Kind = "float32"
+    """How embeddings are stored; networks get float32. uint8 and uint4 lie on a grid per dimension, made at the freeze."""
     batch_size: int | None = None
     """Transitions per update after the freeze. None: as before it."""
 
@@ -190,6 +193,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
     if config.transfer.only != "all" and config.transfer.source is None:
         raise ValueError("--transfer.only needs --transfer, the run to begin with")
+    if config.seer.dtype != "float32" and freeze_step is None:
+        raise ValueError(f"--seer.dtype {config.seer.dtype} needs --seer.freeze-step: without it nothing is ever frozen")
     if config.seer.batch_size is not None and freeze_step is None:
         raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from seer_rl.codec import Codec, Kind, Stored, examples, layout
 from seer_rl.sumtree import Index, SumTree
 
 # What is known of the step in a record. A record without an action holds the observation after the newest or the last step.
@@ -108,6 +109,7 @@ class Replay:
         self._arena = _reserve(self._memory + 8)  # 8: the sum tree begins at a multiple of it
         self._map(record, capacity)
         self._rewriter: Rewriter | None = None
+        self._codec: Codec | None = None  # how its results are stored
         self._max_priority = 1.0
         self._size = 0  # records in use
         self._next = 0  # where the next record goes
@@ -152,13 +154,15 @@ class Replay:
         """Transitions that can be sampled."""
         return self._valid
 
-    def bytes_for(self, dtype: DTypeLike, shape: tuple[int, ...]) -> int:
-        """Bytes per step, everything counted, with such observations."""
-        return self._layout(dtype, shape).itemsize + self._tree_bytes
+    def bytes_for(self, kind: Kind, copies: int, shape: tuple[int, ...]) -> int:
+        """Bytes per step, everything counted, once rewritten as `copies` arrays of `shape` each."""
+        dtype, stored = layout(kind, shape)
+        return self._layout(dtype, (copies, *stored)).itemsize + self._tree_bytes
 
-    def capacity_for(self, dtype: DTypeLike, shape: tuple[int, ...]) -> int:
-        """Records that the arena would hold of such observations. Raises ValueError if they are too few to sample from."""
-        return self._fitting(self._layout(dtype, shape), self._memory)
+    def capacity_for(self, kind: Kind, copies: int, shape: tuple[int, ...]) -> int:
+        """Records that the arena would then hold. Raises ValueError if they are too few to sample from."""
+        dtype, stored = layout(kind, shape)
+        return self._fitting(self._layout(dtype, (copies, *stored)), self._memory)
 
     def _fitting(self, record: np.dtype[np.void], memory: int) -> int:
         """How many records fit into `memory` bytes. Raises ValueError if they are too few to ever complete a window."""
@@ -242,13 +246,13 @@ class Replay:
         self._next = (place + 1) % self.capacity
         return place
 
-    def _rewritten(self, obs: torch.Tensor) -> NDArray[np.float32]:
+    def _rewritten(self, obs: torch.Tensor) -> Stored:
         """Keep what is to be acted on at `obs` [1, C, H, W] and return the copies to store [copies, ...]."""
-        assert self._rewriter is not None
+        assert self._rewriter
+        assert self._codec
         results = self._rewriter(obs, current=True)
         self._observation = results[:, 0]
-        copies: NDArray[np.float32] = results[0, -self.copies :].numpy(force=True)
-        return copies
+        return self._codec.encode(results[0, -self.copies :])
 
     def _evict(self, place: int) -> None:
         """Forget the record at `place`, and sample no step whose stack needs its frame."""
@@ -339,17 +343,20 @@ class Replay:
         """[B, C, H, W] uint8 stacks that end at `places` [B], or one of the copies of each as rewritten, [B, ...] float32."""
         if self._rewriter is not None:
             copy = self.rng.integers(self.copies, size=len(places)) if self.copies > 1 else 0
-            return torch.from_numpy(self._steps["obs"][places, copy])
+            assert self._codec
+            return self._codec.decode(self._steps["obs"][places, copy])
         return _stacks(self._steps, places, self.stack)
 
     # ---- rewriting -----------------------------------------------------------------------------------------------
 
-    def rewrite(self, fn: Rewriter, copies: int = 1, capacity: int | None = None) -> int:
+    def rewrite(self, fn: Rewriter, copies: int = 1, capacity: int | None = None, kind: Kind = "float32") -> int:
         """Replace every stored observation by `fn` of it, inside the arena; return how many records had to be dropped.
 
         fn: see `Rewriter`; from now on it is applied to what `start` and `add` are given.
         copies: results of each observation, of which sampling draws one, for `obs` and `next_obs` independently.
         capacity: hold no more records than this, however many would fit (a run of T steps never needs more than T).
+        kind: how the results are stored; batches have them as float32. Integers lie on a grid that is made from the results for
+            some of the stored observations, spread evenly, before the first is replaced.
 
         Order, episodes, returns and priorities stay. Dropped are the oldest records where the results take more room than
         the frames or where `capacity` is less than what is stored, and the up to `stack` - 1 records whose stack has lost a
@@ -360,11 +367,14 @@ class Replay:
         if not self._size:
             raise RuntimeError("an empty replay cannot be rewritten: call Replay.start with a first observation before")
         example = fn(self._observation, current=True)
-        record = self._layout(np.float32, (copies, *example.shape[2:]))
+        dtype, shape = layout(kind, example.shape[2:])
+        record = self._layout(dtype, (copies, *shape))
         memory = self._memory
         if capacity is not None:
             memory = min(memory, (record.itemsize + self._tree_bytes) * capacity)
         capacity = self._fitting(record, memory)  # the last moment to refuse
+
+        self._codec = self._fitted(fn, kind, example)
 
         old, size = self._steps, self._size
         priority = self._tree[(self._oldest + np.arange(size)) % len(old)] if self.exponent else None
@@ -386,12 +396,13 @@ class Replay:
             chunk = np.concatenate([before, old[begin : begin + REWRITE_CHUNK]])
             result = fn(_stacks(chunk, np.arange(len(before), len(chunk)), self.stack), current=False)
             steps = self._steps[begin - dropped :][: len(result)]
-            steps["obs"] = result.numpy(force=True)
+            steps["obs"] = self._codec.encode(result)
             for column in ("reward", "action", "flags"):
                 steps[column] = chunk[column][len(before) :]
             before = chunk[len(chunk) - self.stack + 1 :]
 
         self._rewriter, self._observation = fn, example[:, 0]
+        self._codec.written = self._codec.clipped = 0  # from here on
         self._touched = set(range(len(self.segments())))
         self.stack = 1  # an observation no longer needs the records before it
         self._next = self._size % self.capacity
@@ -402,13 +413,29 @@ class Replay:
             self._tree[np.arange(self._size)] = priority[dropped:]
         return dropped
 
+    def _fitted(self, fn: Rewriter, kind: Kind, example: torch.Tensor) -> Codec:
+        """How to store results like `example` [1, copies, ...]."""
+        count = examples(kind, tuple(example.shape[2:]), self._size)
+        places = (self._oldest + np.linspace(0, self._size - 1, count).astype(np.int64)) % self.capacity
+        results = [example[0]]
+        for begin in range(0, count, REWRITE_CHUNK):
+            chunk = _stacks(self._steps, places[begin : begin + REWRITE_CHUNK], self.stack)
+            results.append(fn(chunk, current=False).flatten(0, 1).cpu())
+        return Codec.fit(kind, torch.cat(results) if count else example[0])
+
+    @property
+    def clipped(self) -> float:
+        """Share of the numbers stored since the rewrite that lay outside the grid. NaN where there is none."""
+        codec = self._codec
+        return codec.clipped / codec.written if codec and codec.written else float("nan")
+
     # ---- saving --------------------------------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
         """Everything but the records in use, which `segments` gives."""
         state = {name: getattr(self, "_" + name) for name in STATE}
         state |= {"stack": self.stack, "copies": self.copies, "rng": self.rng.bit_generator.state}
-        state["rewritten"] = None if self._rewriter is None else list(self._record["obs"].shape)
+        state["rewritten"] = self._codec.get_state() if self._codec else None
         return state | ({"tree": self._tree.nodes.copy()} if self.exponent else {})
 
     def set_state(self, state: dict[str, Any], segments: Iterable[bytes], fn: Rewriter | None = None) -> None:
@@ -423,7 +450,9 @@ class Replay:
         self.rng.bit_generator.state = state["rng"]
         record = self._record
         if state["rewritten"] is not None:
-            record = self._layout(np.float32, tuple(state["rewritten"]))
+            self._codec = Codec.from_state(state["rewritten"])
+            dtype, shape = layout(self._codec.kind, self._codec.shape)
+            record = self._layout(dtype, (self.copies, *shape))
         self._map(record, self._fitting(record, self._memory))
         begin = 0
         for data in segments:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from seer_rl.augment import center_crop
+from seer_rl.codec import Kind
 from seer_rl.replay import Replay, Rewriter
 
 
@@ -32,20 +33,26 @@ class Agent(Protocol):
 
 
 def freeze(
-    agent: Agent, replay: Replay, capacity: int | None = None, copies: int = 4, allow: Callable[[], None] = lambda: None
+    agent: Agent,
+    replay: Replay,
+    capacity: int | None = None,
+    copies: int = 4,
+    dtype: Kind = "float32",
+    allow: Callable[[], None] = lambda: None,
 ) -> None:
     """Stop training `agent.lower` and rewrite `replay` with its embeddings, in place (the paper's section 4, algorithm 1).
 
     The target's lower module becomes a copy of the online one; layers above the seam are left alone on both sides. The
     replay then holds as many steps as its bytes allow, at most `capacity`. Its images are gone afterwards.
     copies: K, embeddings of differently augmented images per observation; one for an agent that augments nothing.
+    dtype: how embeddings are stored; the agent gets them as float32 in any case.
     allow: called before each pass; it may raise to give up, which leaves agent and replay useless.
     Warns where embeddings take more room than frames, so that steps are lost instead of won.
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     agent.target_lower.load_state_dict(agent.lower.state_dict())
     copies = copies_of(agent, replay.observation, copies)
-    dropped = replay.rewrite(embedder(agent, copies, allow), copies, capacity)
+    dropped = replay.rewrite(embedder(agent, copies, allow), copies, capacity, dtype)
     if replay.bytes_per_step > frame_bytes and replay.capacity < min(steps, capacity or steps):
         warnings.warn(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "

@@ -21,6 +21,7 @@ import torch
 
 import seer_rl
 from seer_rl import checkpoint, envs
+from seer_rl.codec import examples
 from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
 from seer_rl.config import TrainConfig, TransferConfig, check, name_of
 from seer_rl.curl import CURL
@@ -111,7 +112,7 @@ class Run:
         require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
-            require_batch(config, self.replay.capacity_for(np.float32, (self.costs.copies, *z)), 1)
+            require_batch(config, self.replay.capacity_for(config.seer.dtype, self.costs.copies, z), 1)
 
         # What follows is for whoever watches: `show` gets the run itself.
         self.env: Apart | None = None
@@ -309,9 +310,11 @@ class Run:
 
     def _freeze(self, logger: Logger) -> None:
         self._measure()
-        self._count(self.costs.freeze(self.replay.size))
+        seer, size = self.config.seer, self.replay.size
+        fitted = examples(seer.dtype, output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8), size)
+        self._count(self.costs.freeze(size + fitted))
         started = time.perf_counter()
-        freeze(self.agent, self.replay, every_step(self.config, self.eval_env), self.config.seer.copies, self._allow)
+        freeze(self.agent, self.replay, every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._allow)
         self.freeze_seconds = time.perf_counter() - started
         self.frozen, self._metrics = True, {}
         if self.phases[-1].name == "images":
@@ -345,6 +348,8 @@ class Run:
                                "replay/bytes": phase.replay_bytes, "replay/bytes_per_step": phase.bytes_per_step,
                                "compute/flops": paper, "compute/true_operations": true})  # fmt: skip
         seconds = sum(phase.seconds for phase in self.phases)
+        if not math.isnan(self.replay.clipped):
+            logger.log(self.step, {"seer/clipped": self.replay.clipped})
         speed = {"charts/SPS": phase.steps_per_second, "charts/seconds": seconds, "charts/process_bytes": phase.process_bytes}
         logger.log(self.step, speed, clock=True)
 
@@ -535,7 +540,7 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
     replay = build(capacity=steps)
     if config.seer.freeze_step is not None:
         z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
-        embedded = replay.bytes_for(np.float32, (costs(agent, env, config).copies, *z))
+        embedded = replay.bytes_for(config.seer.dtype, costs(agent, env, config).copies, z)
         if embedded > replay.bytes_per_step:  # larger than the frames: room for as many
             replay = build(memory=steps * embedded)
     return replay

@@ -15,6 +15,7 @@ FLOORS = [
         "replay",
         "sumtree",
         "analysis",
+        "codec",
         "flops",
         "logger",
         "plots",
@@ -44,7 +45,8 @@ FLOORS = [
     },
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
-    ("replay", "sumtree"), ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
+    ("replay", "sumtree"), ("replay", "codec"),
+    ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
     ("envs.apart", "envs"), ("stats", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),

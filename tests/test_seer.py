@@ -143,7 +143,7 @@ def test_the_papers_capacity_and_the_true_one() -> None:
     freeze(agent, replay)
     assert replay.bytes_per_step == 4 * 576 + 4 + 1 + 1 + 2
     assert replay.capacity == 70_560_000 // 2312 == 30_519
-    assert replay.capacity_for(np.float32, (576,)) == 30_519
+    assert replay.capacity_for("float32", 1, (576,)) == 30_519
 
 
 def test_larger_embeddings_shrink_the_replay_with_a_warning_that_says_how_much() -> None:

@@ -1,0 +1,125 @@
+"""Storing vectors of floats in fewer bytes: as they are, in half precision, or as integers of 8 or 4 bits.
+
+Integers are a grid per dimension: z is stored as q = round((z - low) / step), clipped to 0 ... 2^bits - 1, and read as
+low + q step. The grid is fixed once, from examples, with room for all but the rarest of them. What lies in it comes back within
+half a step, and zero comes back as zero where no example was negative.
+"""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Kind = Literal["float32", "float16", "uint8", "uint4"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+BITS = {"uint8": 8, "uint4": 4}
+OUTSIDE = {
+    "uint8": 0.0005,
+    "uint4": 0.005,
+}  # share of the examples beyond either end of a grid: a finer one need not reach as far
+NARROWEST = 1 / 16  # the least width of a dimension's grid, of the median width: units that were silent may speak later
+
+EXAMPLES = 2_000  # arrays that a grid is made from
+EXAMPLES_BYTES = 64_000_000  # and how much they may be
+
+Stored = NDArray[Any]
+
+
+def layout(kind: Kind, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """dtype and shape of what is stored of one float32 array of `shape`."""
+    if kind == "uint4":
+        return "uint8", (-(-int(np.prod(shape)) // 2),)  # two to a byte
+    return kind, shape
+
+
+def examples(kind: Kind, shape: tuple[int, ...], available: int) -> int:
+    """How many of `available` arrays of `shape` to make the grid from; none where there is no grid."""
+    if kind not in BITS:
+        return 0
+    return min(available, EXAMPLES, max(32, EXAMPLES_BYTES // (4 * int(np.prod(shape)))))
+
+
+class Codec:
+    """Arrays [..., *shape] float32 to what is stored of them, and back."""
+
+    def __init__(self, kind: Kind, shape: tuple[int, ...], grid: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
+        """grid: low and step [shape[0]] of each dimension (channel, where shape is [C, H, W]); integers need one."""
+        self.kind, self.shape = kind, shape
+        self.written = self.clipped = 0  # numbers, and those of them that lay outside the grid
+        if kind in BITS:
+            if grid is None:
+                raise ValueError(f"{kind} needs a grid")
+            self.low, self.step = (one.float().view(-1, *[1] * (len(shape) - 1)) for one in grid)
+            self.top = float(2 ** BITS[kind] - 1)
+
+    @classmethod
+    def fit(cls, kind: Kind, examples: torch.Tensor) -> "Codec":
+        """The codec for arrays like `examples` [n, *shape], on a grid that suits them."""
+        return cls(kind, tuple(examples.shape[1:]), grid(examples, kind) if kind in BITS else None)
+
+    def encode(self, z: torch.Tensor) -> Stored:
+        """z: [..., *shape] float32. Counts what it clips."""
+        z = z.detach().cpu()
+        if self.kind not in BITS:
+            if self.kind == "float16":
+                z = z.clamp(-65504, 65504).half()
+            plain: Stored = z.numpy()
+            return plain
+        q = ((z - self.low) / self.step).round_()
+        self.written += q.numel()
+        self.clipped += int(((q < 0) | (q > self.top)).sum())
+        q = q.clamp_(0, self.top).to(torch.uint8)
+        if self.kind == "uint4":
+            q = q.flatten(q.dim() - len(self.shape))
+            if q.shape[-1] % 2:
+                q = torch.nn.functional.pad(q, (0, 1))
+            first, second = q.chunk(2, dim=-1)  # halves, not neighbours: both directions are then a few whole-array operations
+            q = first | (second << 4)
+        integers: Stored = q.numpy()
+        return integers
+
+    def decode(self, stored: Stored) -> torch.Tensor:
+        """What was encoded, [..., *shape] float32."""
+        q = torch.from_numpy(stored)
+        if self.kind == "uint4":
+            q = torch.cat([q & 15, q >> 4], dim=-1)[..., : int(np.prod(self.shape))].contiguous()
+            q = q.view(*q.shape[:-1], *self.shape)
+        z = q.float()
+        return z.mul_(self.step).add_(self.low) if self.kind in BITS else z
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything, as plain values and tensors."""
+        grid = {"low": self.low.flatten(), "step": self.step.flatten()} if self.kind in BITS else {}
+        return {"kind": self.kind, "shape": list(self.shape), "written": self.written, "clipped": self.clipped, **grid}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Codec":
+        """The inverse of `get_state`."""
+        kind = state["kind"]
+        grid = (torch.tensor(state["low"]), torch.tensor(state["step"])) if kind in BITS else None
+        codec = cls(kind, tuple(state["shape"]), grid)
+        codec.written, codec.clipped = state["written"], state["clipped"]
+        return codec
+
+
+def grid(examples: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+    """low and step [dimensions] for examples [n, dimensions] or [n, C, H, W], whose dimensions are channels.
+
+    A grid spans all but `OUTSIDE` of a dimension's examples at either end. Where none is negative (after a ReLU) it begins at
+    0, and the positive ones alone decide where it ends, so that a unit that seldom speaks is not taken for silent.
+    """
+    x = examples.detach().cpu().double().transpose(0, 1).flatten(1)  # [dimensions, samples]
+    outside = OUTSIDE[kind]
+    if one_sided := bool((x >= 0).all()):
+        x = torch.where(x > 0, x, torch.nan)
+    x = x.sort(dim=1).values  # NaN last
+    count = (~x.isnan()).sum(dim=1, keepdim=True)
+    last = (count - 1).clamp(min=0)
+    high = x.gather(1, (last * (1 - outside)).round().long())[:, 0].nan_to_num(0.0)
+    low = torch.zeros_like(high) if one_sided else x.gather(1, (last * outside).round().long())[:, 0]
+    width = high - low
+    known = width[width > 0]
+    least = float(known.median()) * NARROWEST if len(known) else 1.0
+    width = width.clamp(min=least)
+    return low.float(), (width / (2 ** BITS[kind] - 1)).float()
