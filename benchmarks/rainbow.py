@@ -88,7 +88,7 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
             run.replay.start(run.env.reset())
     if frozen:
         freeze(run.agent, run.replay)
-        run.frozen = True
+        run.frozen_at = 0
     begun = time.perf_counter()
     with Logger(Path(tempfile.mkdtemp())) as logger:
         run._compile(logger, lambda _: None)

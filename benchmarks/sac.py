@@ -115,7 +115,7 @@ def main(
     begun = time.perf_counter()
     freeze(runs[1].agent, runs[1].replay, copies=copies)
     freezing = time.perf_counter() - begun
-    runs[1].frozen = True
+    runs[1].frozen_at = 0
 
     times: list[dict[str, list[float]]] = [{}, {}]
 

@@ -29,6 +29,7 @@ from seer_rl.cli import Mistake, filming, mistakes, read
 from seer_rl.config import TrainConfig
 from seer_rl.drqv2 import DrQv2
 from seer_rl.envs import frames_in
+from seer_rl.logger import read as metrics
 from seer_rl.sac import SAC
 
 PROBE = "probe.npz"  # beside the snapshots
@@ -99,11 +100,11 @@ def similarity_(arguments: list[str]) -> None:
 
     run, output, lag = read(settings, "analyze similarity", arguments)
     with mistakes():
-        config = checkpoint.load_config(run)
+        checkpoint.load_config(run)  # is it a run?
         output = picture(output or run / "similarity.png")
         found, notes = similarity(run, lag)
         checkpoint.write_atomically(output.with_suffix(".csv"), table(found).encode())
-        draw_similarity([(config, found)], output, lag)
+        draw_similarity(run, found, output, lag)
     for note in notes:
         print(f"note: {note}")
     print(output.with_suffix(".csv"))
@@ -346,24 +347,23 @@ def table(found: Similarity) -> str:
     return text.getvalue()
 
 
-def draw_similarity(runs: list[tuple[TrainConfig, Similarity]], output: Path, lag: int) -> None:
-    """A row per run; SVCCA to the left, CKA to the right; a line per layer, the lower the darker; dotted: T_f."""
+def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> None:
+    """SVCCA to the left, CKA to the right; a line per layer, the lower the darker; dotted: T_f."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 3.6 * len(runs)), layout="constrained")
-        for line, (config, found) in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
-            for axis, which, title in zip(line, (1, 2), ("SVCCA", "linear CKA"), strict=True):
-                for i, (name, series) in enumerate(found.items()):
-                    colour = matplotlib.colormaps["viridis"](i / len(found))
-                    points = [row[which] for row in series]
-                    axis.plot([row[0] for row in series], points, color=colour, marker="o", ms=3, lw=1.5, label=name)
-                if config.seer.freeze_step is not None:
-                    axis.axvline(config.seer.freeze_step, color="0.4", ls=":", lw=1.2)
-                axis.set(xlabel="agent steps", ylabel=f"{title} with {lag:,} steps earlier")
-                axis.set_ylim(top=1.005)
-                axis.set_title(config.env, fontsize=9)
-                axis.set_xlim(left=0)
-            line[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        for axis, which, title in zip(figure.subplots(1, 2), (1, 2), ("SVCCA", "linear CKA"), strict=True):
+            for i, (name, series) in enumerate(found.items()):
+                colour = matplotlib.colormaps["viridis"](i / len(found))
+                points = [row[which] for row in series]
+                axis.plot([row[0] for row in series], points, color=colour, marker="o", ms=3, lw=1.5, label=name)
+            for freeze, _ in metrics(run).get("seer/freeze_step", []):
+                axis.axvline(freeze, color="0.4", ls=":", lw=1.2)
+            axis.set(xlabel="agent steps", ylabel=f"{title} with {lag:,} steps earlier")
+            axis.set_ylim(top=1.005)
+            axis.set_xlim(left=0)
+        axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.suptitle(checkpoint.load_config(run).env, fontsize=9)
         figure.savefig(output, dpi=130)

@@ -70,8 +70,13 @@ class ReplayConfig:
 class SeerConfig:
     """When to freeze the encoder and replace stored images by embeddings."""
 
-    freeze_step: int | None = None
-    """T_f, in agent steps. None: never, which is the baseline."""
+    freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"])] = None
+    """T_f, in agent steps. None: never, which is the baseline. auto: when signals of the training say that the encoder has
+    converged (docs/beyond.md)."""
+    earliest: int = 10_000
+    """Of an automatic freeze, in agent steps."""
+    latest: int | None = None
+    """Of an automatic freeze. None: half of the run."""
     layers: int | None = None
     """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
     copies: int = 4
@@ -167,7 +172,9 @@ def check(config: TrainConfig) -> None:
         "replay.capacity": (config.replay.capacity, 1),
         "replay.priority-exponent": (config.replay.priority_exponent, 0),
         "replay.priority-beta": (config.replay.priority_beta, 0),
-        "seer.freeze-step": (freeze_step, 0),
+        "seer.freeze-step": (None if freeze_step == "auto" else freeze_step, 0),
+        "seer.earliest": (config.seer.earliest, 0),
+        "seer.latest": (config.seer.latest, 1),
         "seer.copies": (config.seer.copies, 1),
         "seer.batch-size": (config.seer.batch_size, 1),
         "env.action-repeat": (config.environment.action_repeat, 1),
@@ -187,7 +194,7 @@ def check(config: TrainConfig) -> None:
         raise ValueError(f"--agent.discount must be at most 1, not {agent.discount}")
     if config.replay.memory is not None and config.replay.capacity is not None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
-    if freeze_step is not None and freeze_step >= config.steps:
+    if isinstance(freeze_step, int) and freeze_step >= config.steps:
         raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
     if config.seer.layers is not None and freeze_step is None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")

@@ -144,7 +144,7 @@ def summary(run: Run, console: Console) -> None:
     if run.frozen:
         baseline = baseline_flops(run)
         console.print(
-            f"Frozen at step {run.config.seer.freeze_step:,} in {run.freeze_seconds:.1f} s. FLOPs of the run: "
+            f"Frozen at step {run.frozen_at:,} in {run.freeze_seconds:.1f} s. FLOPs of the run: "
             f"{count(run.flops[0])}, without SEER {count(baseline)} ({baseline / run.flops[0]:.2f}x).",
             highlight=False,
             soft_wrap=True,

@@ -120,6 +120,10 @@ class DQN(nn.Module):
             self.target_upper.load_state_dict(self.upper.state_dict())
         return {"losses/loss": loss.detach()}, difference.detach()
 
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """How wrong the network is [B]; never the compiled difference, whose batches have one size."""
+        return DQN.temporal_difference(self, batch)
+
     def temporal_difference(self, batch: Batch) -> torch.Tensor:
         """Q(obs, action) - (reward + discount * max_a Q_target(next_obs, a)), [B]."""
         q = self.upper(self.embed(self.lower, batch.obs)).gather(1, batch.action[:, None]).squeeze(1)

@@ -167,6 +167,11 @@ class DrQv2(nn.Module):
         metrics = {"losses/critic": critic_loss.detach(), "losses/actor": actor_loss.detach()}
         return metrics, difference.detach().abs().mean(dim=0)
 
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """How wrong the critics are, [B]."""
+        (z,) = self.embed(self.view(batch.obs), self.embedding)
+        return self.temporal_difference(z.chunk(2, dim=-1)[1], batch).abs().mean(dim=0)
+
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Q_i(obs, action) - (reward + discount * min_j Q'_j(next_obs, a')), [2, B], a' the noisy action there (equation 2)."""
         with torch.no_grad():

@@ -20,6 +20,7 @@ import psutil
 from seer_rl import checkpoint, plots, train
 from seer_rl.config import ReplayConfig, TrainConfig, check, from_toml, to_toml
 from seer_rl.console import size
+from seer_rl.converge import Watch
 from seer_rl.logger import Logger
 
 
@@ -84,6 +85,8 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
         for _ in range(batch + agent.n_step + 8):
             run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
         sides: tuple[bool, ...] = (False, True) if frozen else (False,)
+        if config.seer.freeze_step == "auto":
+            Watch(run.agent).measure(run.agent, run.replay, 0)
         for side in sides:
             if side:
                 run._freeze(logger)

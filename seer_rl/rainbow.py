@@ -131,6 +131,10 @@ class Rainbow(nn.Module):
             self.target_upper.load_state_dict(self.upper.state_dict())
         return {"losses/loss": loss.detach(), "losses/gradient_norm": norm}, losses.detach()
 
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """How wrong the network is [B]; never the compiled losses, whose batches have one size."""
+        return Rainbow.losses(self, batch)
+
     def losses(self, batch: Batch) -> torch.Tensor:
         """Cross entropy [B] between the projected target distribution and the online one (Bellemare et al., 2017)."""
         rows = torch.arange(len(batch.action), device=batch.action.device)

@@ -305,6 +305,10 @@ class Replay:
             torch.from_numpy(weight.astype(np.float32)),
         )
 
+    def newest(self, count: int) -> torch.Tensor:
+        """The latest `count` stored observations, or all there are, as sampling gives them."""
+        return self._observations((self._next - 1 - np.arange(min(count, self._size))) % self.capacity)
+
     def update_priorities(self, index: Index, error: torch.Tensor) -> None:
         """Give the steps `index` [B] of the last sample the priorities |error| [B] ** priority_exponent."""
         priority = (error.detach().abs().double().numpy(force=True) + 1e-6) ** self.exponent

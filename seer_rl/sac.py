@@ -175,6 +175,11 @@ class SAC(nn.Module):
                         "losses/temperature": self.log_temperature.detach().exp()}  # fmt: skip
         return metrics, difference.detach().abs().mean(dim=0)
 
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """How wrong the critics are, [B]."""
+        _, critic_z = self.embed(self.lower, self.upper, self.view(batch.obs))
+        return self.temporal_difference(critic_z, batch).abs().mean(dim=0)
+
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Q_i(obs, action) - (reward + discount * (min_j Q'_j(next_obs, a') - alpha log pi(a'))), [2, B], a' ~ pi(next_obs)."""
         with torch.no_grad():

@@ -24,6 +24,7 @@ from seer_rl import checkpoint, envs
 from seer_rl.codec import examples
 from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
 from seer_rl.config import TrainConfig, TransferConfig, check, name_of
+from seer_rl.converge import EVERY, Watch, converged
 from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
 from seer_rl.drqv2 import DrQv2
@@ -47,7 +48,7 @@ CODE = "SEER_ENCODER"  # environment variable: the encoder from elsewhere, modul
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
 SAVING = "writing a checkpoint"
-PROGRESS = ("step", "frozen", "restarted", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
+PROGRESS = ("step", "frozen_at", "restarted", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
 
@@ -114,10 +115,12 @@ class Run:
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
             require_batch(config, self.replay.capacity_for(config.seer.dtype, self.costs.copies, z), 1)
 
+        self.watch = Watch(self.agent) if config.seer.freeze_step == "auto" else None
+
         # What follows is for whoever watches: `show` gets the run itself.
         self.env: Apart | None = None
         self.step = 0
-        self.frozen = False
+        self.frozen_at: int | None = None  # T_f, once it is past
         self.restarted = False  # the environment, after a failure
         self.phases = [self._phase("fill")]
         self.flops = (0, 0)  # so far: (paper, true)
@@ -198,7 +201,7 @@ class Run:
         if not self.step:
             self._snapshot_if_due()
         while self.step < config.steps:
-            if self.step == config.seer.freeze_step and not self.frozen:
+            if not self.frozen and self._freeze_is_due(logger):
                 if self.step != self.saved:
                     self._save(logger, show)
                 self._say(FREEZING, show)
@@ -237,6 +240,11 @@ class Run:
         """Go on, unless someone wants the run to stop."""
         if self.stopping:
             raise Stopped
+
+    @property
+    def frozen(self) -> bool:
+        """Whether T_f is past."""
+        return self.frozen_at is not None
 
     @property
     def batch_size(self) -> int:
@@ -308,6 +316,19 @@ class Run:
         logger.log(self.step, {"charts/compile_seconds": time.perf_counter() - started}, clock=True)
         self._say("", show)
 
+    def _freeze_is_due(self, logger: Logger) -> bool:
+        """Whether T_f is now; measures what an automatic freeze depends on."""
+        seer = self.config.seer
+        if not self.watch:
+            return self.step == seer.freeze_step
+        if self.phases[-1].name != "images" or self.step % EVERY:
+            return False
+        history = self.watch.history
+        if not history or history[-1].step != self.step:  # else a resumed run has it already
+            signals = asdict(self.watch.measure(self.agent, self.replay, self.step))
+            logger.log(self.step, {f"seer/{name}": value for name, value in signals.items() if name != "step"})
+        return converged(history, seer.earliest, seer.latest or self.config.steps // 2)
+
     def _freeze(self, logger: Logger) -> None:
         self._measure()
         seer, size = self.config.seer, self.replay.size
@@ -316,7 +337,7 @@ class Run:
         started = time.perf_counter()
         freeze(self.agent, self.replay, every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._allow)
         self.freeze_seconds = time.perf_counter() - started
-        self.frozen, self._metrics = True, {}
+        self.frozen_at, self._metrics, self.watch = self.step, {}, None
         if self.phases[-1].name == "images":
             self.phases.append(self._phase("embeddings"))
         logger.log(self.step, {"seer/freeze_step": self.step})
@@ -394,6 +415,7 @@ class Run:
             "env": self.env.get_state(),
             "run": {name: getattr(self, name) for name in PROGRESS},
             "phases": [asdict(phase) for phase in self.phases],
+            "watch": self.watch.get_state() if self.watch else {},
             "losses": {name: float(value) for name, value in self._metrics.items()},
             "written": {name: np.frombuffer(data, np.uint8) for name, data in logger.written().items()},
             "versions": {module.__name__: module.__version__ for module in (seer_rl, torch, np, gym)},
@@ -409,6 +431,10 @@ class Run:
         self._metrics = state["losses"]
         self.saved = resumed.step
         checkpoint.set_agent_state(self.agent, state["agent"])
+        if self.frozen:
+            self.watch = None
+        elif self.watch:
+            self.watch.set_state(state["watch"])
         fn = embedder(self.agent, self.costs.copies, self._allow) if self.frozen else None
         count = sum(name.startswith("replay/") for name in resumed.blobs)
         self.replay.set_state(state["replay"], (resumed.piece(f"replay/{i}") for i in range(count)), fn)

@@ -100,8 +100,17 @@ def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> train.Run
         (dataclasses.replace(CONTROL, agent=SACConfig(hidden=32, learning_starts=40, batch_size=12)), [180, 220]),
         (dataclasses.replace(CONTROL, agent=DrQv2Config(hidden=32, learning_starts=40, batch_size=12, shift=2)), [180, 220]),
     ],
-    ids=["rainbow, once", "rainbow, often", "rainbow, frozen from the start", "curl, once", "curl, often", "rainbow, uint4",
-         "curl, uint8", "sac", "drqv2"],
+    ids=[
+        "rainbow, once",
+        "rainbow, often",
+        "rainbow, frozen from the start",
+        "curl, once",
+        "curl, often",
+        "rainbow, uint4",
+        "curl, uint8",
+        "sac",
+        "drqv2",
+    ],
 )
 def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops: list[int], tmp_path: Path) -> None:
     straight, pieces = whole(config, tmp_path / "straight"), in_pieces(config, tmp_path / "pieces", stops)

@@ -182,4 +182,8 @@ def test_a_replay_that_stores_them(kind: Kind, copies: int) -> None:
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     """As a checkpoint gives it back: arrays instead of tensors."""
     rewritten, obs = state["rewritten"], state["observation"].numpy()
-    return state | {"observation": obs} | {"rewritten": {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in rewritten.items()}}
+    return (
+        state
+        | {"observation": obs}
+        | {"rewritten": {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in rewritten.items()}}
+    )

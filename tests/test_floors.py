@@ -25,7 +25,7 @@ FLOORS = [
         "envs.dmc",
         "envs.apart",
     },
-    {"seer", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
+    {"seer", "converge", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
     {"config", "checkpoint", "presets", "train", "results", "export"},
     {
         "console",

@@ -166,6 +166,7 @@ def estimate(experiment: Experiment) -> Estimate:
         for arm, _ in experiment.arms:
             settings = config(experiment, env, arm)
             freeze = settings.seer.freeze_step
+            assert freeze != "auto"
             if not measured.keys() >= {False, freeze is not None}:
                 measured |= measure(settings)
             with closing(train.make_env(settings, training=False)) as built:

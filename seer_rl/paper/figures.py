@@ -82,7 +82,7 @@ def draw_inside(name: str, found: Sequence[Result], output: Path) -> list[str]:
         analyze.draw_attention(rows, output, f"{name}: {experiment.title}")
         return ["Left the frame, then where the last convolution with a map of 7x7 or finer looked, on the way."]
     similarity, notes = analyze.similarity(runs[0].run_dir, LAG)
-    analyze.draw_similarity([(runs[0].config, similarity)], output, LAG)
+    analyze.draw_similarity(runs[0].run_dir, similarity, output, LAG)
     return notes
 
 

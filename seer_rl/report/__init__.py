@@ -89,7 +89,7 @@ def overview(found: Sequence[Result], groups: Groups, arguments: Sequence[str]) 
 
 
 def _freezes(runs: Iterable[Result]) -> list[str]:
-    steps = sorted({run.config.seer.freeze_step for run in runs if run.config.seer.freeze_step is not None})
+    steps = sorted({run.freeze_step for run in runs if run.freeze_step is not None})
     return [", ".join(f"{step:,}" for step in steps) or "never"]
 
 

@@ -1,0 +1,169 @@
+"""When has an encoder converged? Signals that cost almost nothing, and the rule that reads them.
+
+Every `EVERY` agent steps a batch of stored transitions is encoded twice: by the encoder as it is, and as it was at the
+measurement before. The two say what a freeze at that earlier moment would have cost by now: how far embeddings have moved, how
+often the heads would act otherwise on the older ones, by how much their error would be larger.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from seer_rl.analysis import linear_cka
+from seer_rl.augment import center_crop
+from seer_rl.replay import Batch, Replay
+
+EVERY = 2_500  # agent steps between measurements
+SAMPLES = 256  # transitions of a measurement
+NEWEST = 64  # observations whose novelty is measured
+
+IN_A_ROW = 2
+STILL = 0.98  # CKA
+LEARNT = 0.02
+FAMILIAR = 1.5
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What was measured at `step`, against the measurement before unless said otherwise."""
+
+    step: int
+    cka: float  # linear CKA of the embeddings
+    drift: float  # their distance, relative to their spread (the reference distance of Egeria: Wang et al., 2023)
+    travel: float  # the weights' distance, relative to their norm (in place of the gradients of AutoFreeze: Liu et al., 2021)
+    moved: float  # 1 - linear CKA with the encoder that the run began with
+    agreement: float  # of the greedy actions of the current heads on both embeddings: their share, or 1 - their mean distance
+    error: float  # temporal difference error of the current heads on the older embeddings, over that on the current ones
+    novelty: float  # distance of the newest observations to the nearest others, over that of stored ones to theirs
+
+
+class Agent(Protocol):
+    """What is asked of an agent."""
+
+    generator: torch.Generator
+    obs_shape: tuple[int, ...]
+
+    @property
+    def lower(self) -> nn.Module: ...
+
+    def policy(self, obs: torch.Tensor) -> torch.Tensor: ...
+
+    def errors(self, batch: Batch) -> torch.Tensor: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self) -> Any: ...
+
+
+class Watch:
+    """Measures an agent's encoder from time to time. Its training is not disturbed: random numbers are as if it never had."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.initial = _weights(agent.lower)
+        self.reference = self.initial
+        self.history: list[Signals] = []
+
+    @torch.no_grad()
+    def measure(self, agent: Agent, replay: Replay, step: int) -> Signals:
+        """Measure, keep it in `history`, and take the encoder of now for the next time's reference."""
+        states = agent.generator.get_state(), replay.rng.bit_generator.state
+        agent.eval()
+        device = next(agent.lower.parameters()).device
+        batch = replay.sample(SAMPLES).to(device)
+        newest = replay.newest(NEWEST).to(device)
+        now, after, new = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, newest))
+        older, first = copy.deepcopy(agent.lower), copy.deepcopy(agent.lower)
+        older.load_state_dict(self.reference)
+        first.load_state_dict(self.initial)
+        then, then_after = _embed(older, agent, batch.obs), _embed(older, agent, batch.next_obs)
+        current, z, z_then = _weights(agent.lower), now.flatten(1), then.flatten(1)
+        errors = [_errors(agent, replace(batch, obs=o, next_obs=n)) for o, n in ((now, after), (then, then_after))]
+        signals = Signals(
+            step,
+            cka=linear_cka(z, z_then),
+            drift=float((z - z_then).norm() / (z_then - z_then.mean(0)).norm().clamp(min=1e-12)),
+            travel=_distance(current, self.reference),
+            moved=1 - linear_cka(z, _embed(first, agent, batch.obs).flatten(1)),
+            agreement=_agreement(agent.policy(now), agent.policy(then), discrete=not batch.action.is_floating_point()),
+            error=float(errors[1] / errors[0].clamp(min=1e-12)),
+            novelty=novelty(new.flatten(1), z),
+        )
+        agent.train()
+        agent.generator.set_state(states[0])
+        replay.rng.bit_generator.state = states[1]
+        self.reference = current
+        self.history.append(signals)
+        return signals
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything, as plain values and tensors."""
+        return {"initial": self.initial, "reference": self.reference, "history": [asdict(signals) for signals in self.history]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.initial, self.reference = (
+            {name: torch.from_numpy(np.array(value)) for name, value in state[which].items()}
+            for which in ("initial", "reference")
+        )
+        self.history = [Signals(**signals) for signals in state["history"]]
+
+
+def novelty(new: torch.Tensor, known: torch.Tensor) -> float:
+    """Median distance of new [m, d] to the nearest of known [n, d], over the median of known ones to their nearest others.
+
+    About 1 where new ones are like known ones. Copies of known ones do not count as near: they are the same moment.
+    """
+    among = torch.cdist(known, known)
+    outward = torch.cdist(new, known)
+    among = torch.where(among > 0, among, torch.inf).amin(1)
+    outward = torch.where(outward > 0, outward, torch.inf).amin(1)
+    among, outward = among[among.isfinite()], outward[outward.isfinite()]
+    if not len(among) or not len(outward):
+        return 1.0
+    return float(outward.median() / among.median())
+
+
+def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    squares = [((a[name] - b[name].to(a[name].device)).square().sum(), b[name].square().sum()) for name in a]
+    return float((sum(float(one) for one, _ in squares) / max(sum(float(other) for _, other in squares), 1e-24)) ** 0.5)
+
+
+def _embed(lower: nn.Module, agent: Agent, obs: torch.Tensor) -> torch.Tensor:
+    """What `lower` makes of images as the agent acts on them, without augmentation."""
+    z: torch.Tensor = lower(center_crop(obs, agent.obs_shape[-1]))
+    return z
+
+
+def _errors(agent: Agent, batch: Batch) -> torch.Tensor:
+    """The mean error of a batch of embeddings; the same random numbers every time."""
+    agent.generator.manual_seed(0)
+    return agent.errors(batch).abs().mean()
+
+
+def _agreement(now: torch.Tensor, then: torch.Tensor, discrete: bool) -> float:
+    """Of two policies' outputs: returns by action [B, actions], or actions [B, A] in [-1, 1]."""
+    if discrete:
+        return float((now.argmax(1) == then.argmax(1)).float().mean())
+    return float(1 - (now - then).abs().mean() / 2)
+
+
+def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:
+    """Whether to freeze now, at the last of the measurements.
+
+    Between `earliest` and `latest`: where in the last `IN_A_ROW` measurements embeddings kept their geometry, the encoder is no
+    longer the one it began as (one that has learnt nothing does not change either), and what is met is like what is stored (one
+    that has not explored will still change).
+    """
+    recent = history[-IN_A_ROW:]
+    calm = [s.cka >= STILL and s.moved >= LEARNT and s.novelty <= FAMILIAR for s in recent]
+    step = history[-1].step
+    return step >= latest or (step >= earliest and len(calm) == IN_A_ROW and all(calm))

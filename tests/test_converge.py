@@ -1,0 +1,184 @@
+"""Signals of convergence against independent calculations; measuring disturbs nothing; the rule on recorded signals."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seer_rl import converge, train
+from seer_rl.analysis import linear_cka
+from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.converge import Signals, Watch, converged, novelty
+from seer_rl.curl import CURL, CURLConfig
+from seer_rl.dqn import DQN, DQNConfig
+from seer_rl.drqv2 import DrQv2, DrQv2Config
+from seer_rl.logger import read
+from seer_rl.rainbow import Rainbow, RainbowConfig
+from seer_rl.replay import Replay
+
+AGENTS: dict[str, tuple[Callable[[], Any], int]] = {
+    "rainbow": (lambda: Rainbow(RainbowConfig(hidden=16), (4, 84, 84), 4), 4),
+    "rainbow, one layer": (lambda: Rainbow(RainbowConfig(hidden=16), (4, 84, 84), 4, 1), 4),
+    "dqn": (lambda: DQN(DQNConfig(hidden=16, encoder="data-efficient"), (4, 84, 84), 4), 4),
+    "curl": (lambda: CURL(CURLConfig(hidden=16, crop=30), (3, 36, 36), 2), 1),
+    "drqv2": (lambda: DrQv2(DrQv2Config(hidden=16), (3, 32, 32), 2), 1),
+}
+
+
+def filled(name: str) -> tuple[Any, Replay]:
+    """An agent and a replay of random images."""
+    torch.manual_seed(0)
+    make, stack = AGENTS[name]
+    agent = make()
+    shape = {"curl": (3, 36, 36), "drqv2": (3, 32, 32)}.get(name, (4, 84, 84))
+    discrete = stack == 4
+    replay = Replay(shape, () if discrete else (2,), "u1" if discrete else "f4", capacity=400, stack=stack, seed=5)
+    rng = np.random.default_rng(1)
+    replay.start(rng.integers(256, size=shape, dtype=np.uint8))
+    for i in range(300):
+        action: Any = i % 4 if discrete else rng.uniform(-1, 1, 2).astype(np.float32)
+        replay.add(action, rng.normal(), False, False, rng.integers(256, size=shape, dtype=np.uint8))
+    return agent, replay
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_encoder_that_stays_scores_so(name: str) -> None:
+    agent, replay = filled(name)
+    before = agent.generator.get_state(), str(replay.rng.bit_generator.state)
+    signals = Watch(agent).measure(agent, replay, 2_500)
+    assert signals.cka == pytest.approx(1)
+    assert signals.moved == pytest.approx(0, abs=1e-6)
+    assert (signals.drift, signals.travel, signals.agreement, signals.error) == (0, 0, 1, 1)
+    assert torch.equal(agent.generator.get_state(), before[0])
+    assert str(replay.rng.bit_generator.state) == before[1]
+    assert agent.training
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_encoder_that_changes(name: str) -> None:
+    """Each signal by itself, from the same batch."""
+    agent, replay = filled(name)
+    watch = Watch(agent)
+    old = {key: tensor.clone() for key, tensor in agent.lower.state_dict().items()}
+    with torch.no_grad():
+        for parameter in agent.lower.parameters():
+            parameter.add_(
+                0.5 * parameter.abs().mean() * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            )
+    new = {key: tensor.clone() for key, tensor in agent.lower.state_dict().items()}
+    state = replay.rng.bit_generator.state
+    batch = replay.sample(converge.SAMPLES)
+    replay.rng.bit_generator.state = state
+    signals = watch.measure(agent, replay, 2_500)
+    assert signals.step == 2_500
+    size = agent.obs_shape[-1]
+    edge = (batch.obs.shape[-1] - size) // 2
+    images = batch.obs[:, :, edge : edge + size, edge : edge + size]
+
+    def embedded(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        agent.lower.load_state_dict(weights)
+        with torch.no_grad():
+            z: torch.Tensor = agent.lower(images)
+            return z
+
+    then, now = embedded(old), embedded(new)
+    a, b = now.flatten(1).double().numpy(), then.flatten(1).double().numpy()
+    spread = np.sqrt(((b - b.mean(0)) ** 2).sum())
+    assert signals.drift == pytest.approx(np.sqrt(((a - b) ** 2).sum()) / spread, rel=1e-4)
+    assert signals.cka == pytest.approx(linear_cka(now.flatten(1), then.flatten(1)), abs=1e-6)
+    assert signals.moved == pytest.approx(1 - signals.cka, abs=1e-6)  # the first reference is the first encoder
+    distance = np.sqrt(sum(float((new[key] - old[key]).double().square().sum()) for key in new))
+    assert signals.travel == pytest.approx(
+        distance / np.sqrt(sum(float(old[key].double().square().sum()) for key in old)), rel=1e-4
+    )
+    agent.eval()
+    with torch.no_grad():
+        first, second = agent.policy(now), agent.policy(then)
+    same = (
+        (first.argmax(1) == second.argmax(1)).float().mean()
+        if len(AGENTS[name][0]().obs_shape) and batch.action.dim() == 1
+        else 1 - (first - second).abs().mean() / 2
+    )
+    assert signals.agreement == pytest.approx(float(same), abs=1e-6)
+    assert signals.error != 1
+    assert watch.measure(agent.train(), replay, 5_000).cka == pytest.approx(1)  # nothing changed since
+    assert watch.history[1].moved == pytest.approx(signals.moved, abs=1e-6)
+
+
+def test_novelty() -> None:
+    known = torch.stack(torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij"), -1).view(-1, 2)  # one apart
+    assert novelty(torch.tensor([[20.0, 5.0], [5.0, -3.0], [4.0, 4.0]]), known) == pytest.approx(3)
+    assert novelty(known[:7], known) == 1  # copies: the nearest others are as far as among known ones
+    assert novelty(torch.tensor([[0.5, 0.5]]), known) == pytest.approx(0.5**0.5)
+    assert novelty(torch.zeros(3, 2), torch.zeros(5, 2)) == 1
+
+
+RUN = TrainConfig(
+    "atari/qbert",
+    steps=400,
+    seed=3,
+    replay=ReplayConfig(memory=1_500_000, priority_exponent=0.5),
+    eval=EvalConfig(every=200, episodes=1),
+    agent=RainbowConfig(learning_starts=60, batch_size=8),
+    checkpoint_every=100_000,
+)
+AUTO = dataclasses.replace(RUN, seer=SeerConfig("auto", earliest=0, latest=300))
+
+
+def test_measuring_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is measured and never frozen is the run that is not measured, bit for bit."""
+    monkeypatch.setattr(train, "EVERY", 50)
+    watched = dataclasses.replace(AUTO, seer=SeerConfig("auto", earliest=0, latest=10_000), run_dir=tmp_path / "watched")
+    monkeypatch.setattr(converge, "STILL", 2.0)
+    train.Run(watched).train()
+    train.Run(dataclasses.replace(RUN, run_dir=tmp_path / "plain")).train()
+    one, other = read(tmp_path / "watched"), read(tmp_path / "plain")
+    assert [step for step, _ in one["seer/cka"]] == list(range(100, 400, 50))
+    for name, values in other.items():
+        if not name.startswith("charts/") or name == "charts/episodic_return":
+            assert one[name] == values, name
+    assert (tmp_path / "watched" / "agent.safetensors").read_bytes() == (tmp_path / "plain" / "agent.safetensors").read_bytes()
+
+
+def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "EVERY", 50)
+    monkeypatch.setattr(converge, "STILL", 2.0)
+    train.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "straight")).train()
+    run = train.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "pieces"))
+    for stop in (120, 150, 299, 300, 350):
+
+        def until(run: train.Run, stop: int = stop) -> None:
+            run.stopping = run.step >= stop
+
+        with pytest.raises(train.Stopped):
+            run.train(until)
+        run = train.resume(tmp_path / "pieces", pytest.fail)
+    run.train()
+    metrics = read(tmp_path / "pieces")
+    assert metrics["seer/freeze_step"] == [(300, 300.0)]
+    assert (tmp_path / "straight" / "metrics.csv").read_bytes() == (tmp_path / "pieces" / "metrics.csv").read_bytes()
+    assert (tmp_path / "straight" / "agent.safetensors").read_bytes() == (
+        tmp_path / "pieces" / "agent.safetensors"
+    ).read_bytes()
+
+
+def signals(step: int, **changes: float) -> Signals:
+    calm = Signals(step, cka=1.0, drift=0.1, travel=0.01, moved=0.5, agreement=1.0, error=1.0, novelty=1.0)
+    return dataclasses.replace(calm, **changes)  # type: ignore[arg-type]
+
+
+def test_the_rule() -> None:
+    calm = [signals(2_500 * i) for i in range(1, 9)]
+    assert [converged(calm[:i], 10_000, 20_000) for i in range(1, 9)] == [False] * 3 + [True] * 5
+    assert not converged(calm[:1], 0, 20_000)  # once is not enough
+    for restless in ({"cka": 0.9}, {"moved": 0.001}, {"novelty": 3.0}):
+        for late in (-1, -2):
+            history = list(calm)
+            history[late] = signals(history[late].step, **restless)
+            assert not converged(history, 10_000, 30_000)
+    assert converged([signals(20_000, cka=0.1)], 10_000, 20_000)  # the latest
+    assert not converged([signals(17_500, cka=float("nan"))] * 2, 10_000, 20_000)
