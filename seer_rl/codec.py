@@ -85,8 +85,7 @@ class Codec:
         if self.kind == "uint4":
             q = torch.cat([q & 15, q >> 4], dim=-1)[..., : int(np.prod(self.shape))].contiguous()
             q = q.view(*q.shape[:-1], *self.shape)
-        z = q.float()
-        return z.mul_(self.step).add_(self.low) if self.kind in BITS else z
+        return torch.addcmul(self.low, q.float(), self.step) if self.kind in BITS else q.float()
 
     def get_state(self) -> dict[str, Any]:
         """Everything, as plain values and tensors."""
