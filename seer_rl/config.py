@@ -85,6 +85,8 @@ class SeerConfig:
     """How embeddings are stored; networks get float32. uint8 and uint4 lie on a grid per dimension, made at the freeze."""
     batch_size: int | None = None
     """Transitions per update after the freeze. None: as before it."""
+    replay_ratio: int = 1
+    """Updates after the freeze in place of each one before it: what an update then costs less can be spent on more of them."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def check(config: TrainConfig) -> None:
         "seer.latest": (config.seer.latest, 1),
         "seer.copies": (config.seer.copies, 1),
         "seer.batch-size": (config.seer.batch_size, 1),
+        "seer.replay-ratio": (config.seer.replay_ratio, 1),
         "env.action-repeat": (config.environment.action_repeat, 1),
         "env.size": (config.environment.size, 1),
     }
@@ -202,6 +205,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--transfer.only needs --transfer, the run to begin with")
     if config.seer.dtype != "float32" and freeze_step is None:
         raise ValueError(f"--seer.dtype {config.seer.dtype} needs --seer.freeze-step: without it nothing is ever frozen")
+    if config.seer.replay_ratio != 1 and freeze_step is None:
+        raise ValueError("--seer.replay-ratio needs --seer.freeze-step: without it nothing is ever frozen")
     if config.seer.batch_size is not None and freeze_step is None:
         raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
 

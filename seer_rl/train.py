@@ -251,6 +251,11 @@ class Run:
         """Transitions per update now."""
         return self.costs.batch_size[self.frozen]
 
+    @property
+    def updates_at_once(self) -> int:
+        """Updates where one is due."""
+        return self.config.seer.replay_ratio if self.frozen else 1
+
     def _step(self, logger: Logger) -> None:
         """Act, learn while the environment steps, and store what it gave."""
         assert self.env
@@ -260,7 +265,8 @@ class Run:
         if due and len(self.replay) >= self.batch_size:
             if self.phases[-1].name == "fill":
                 self.phases.append(self._phase("embeddings" if self.frozen else "images"))
-            self._update()
+            for _ in range(self.updates_at_once):
+                self._update()
         try:
             obs, reward, terminated, truncated, info = self.env.end_step()
             first = self.env.reset() if terminated or truncated else None
@@ -443,8 +449,8 @@ class Run:
     def _phase(self, name: str) -> Phase:
         act = self.costs.act(self.frozen)
         update = self.costs.update(self.frozen) if name != "fill" else (0, 0)
-        every = self.config.agent.update_every
-        return Phase(name, (act[0] + update[0] // every, act[1] + update[1] // every))
+        times, every = self.updates_at_once, self.config.agent.update_every
+        return Phase(name, (act[0] + times * update[0] // every, act[1] + times * update[1] // every))
 
     def _measure(self) -> None:
         phase, replay = self.phases[-1], self.replay

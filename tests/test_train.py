@@ -72,6 +72,16 @@ def test_a_run_passes_its_phases_and_counts_what_it_does(short: Run) -> None:
         assert short.flops[convention] == expected + costs.freeze(short.phases[1].replay_steps)[convention]
 
 
+def test_what_an_update_costs_less_can_be_spent_on_more_of_them(tmp_path: Path) -> None:
+    config = dataclasses.replace(SHORT, seer=dataclasses.replace(SHORT.seer, replay_ratio=3))
+    run = trained(config, tmp_path / "run")
+    assert run.agent.updates == 151 + 3 * 150
+    costs = run.costs
+    expected = 151 * costs.update(False)[0] + 3 * 150 * costs.update(True)[0] + 150 * costs.act(True)[0]
+    assert run.flops[0] == expected + costs.freeze(run.phases[1].replay_steps)[0]
+    assert run.phases[2].operations[1] == costs.act(True)[1] + 3 * costs.update(True)[1]
+
+
 def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_path: Path) -> None:
     config = checkpoint.load_config(short.run_dir)
     assert config == short.config
@@ -104,11 +114,21 @@ def test_without_a_limit_no_step_is_lost_even_if_embeddings_are_larger(tmp_path:
         {"seer": SeerConfig(freeze_step=50)},
         {"seer": SeerConfig()},
         {"seer": SeerConfig(freeze_step=250, layers=1)},
+        {"seer": SeerConfig(freeze_step=250, layers=1, dtype="uint4")},
         {"replay": ReplayConfig(capacity=150, priority_exponent=0.5)},
         {"replay": ReplayConfig()},
         {"agent": DQNConfig(learning_starts=100)},
     ],
-    ids=["frozen from the start", "frozen before learning", "baseline", "first layer", "prioritized", "unlimited", "dqn"],
+    ids=[
+        "frozen from the start",
+        "frozen before learning",
+        "baseline",
+        "first layer",
+        "first layer, uint4",
+        "prioritized",
+        "unlimited",
+        "dqn",
+    ],
 )
 def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path) -> None:
     config = dataclasses.replace(SHORT, **changes)  # type: ignore[arg-type]
