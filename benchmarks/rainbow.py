@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import envs, train
+from seer_rl import build, envs, train
 from seer_rl.config import ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.logger import Logger
 from seer_rl.presets import configure
@@ -77,7 +77,7 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
     """A run with some steps of real play in its replay."""
     side = Side(train.Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
     run = side.run
-    run.env = train.start_env(config)
+    run.env = build.start_env(config)
     run.replay.start(run.env.reset(seed=0))
     for _ in range(FILL):
         action = run.eval_env.action_space.sample()

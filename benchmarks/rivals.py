@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import train
+from seer_rl import build, train
 from seer_rl.codec import KINDS
 from seer_rl.envs import frames_in
 from seer_rl.presets import configure
@@ -102,14 +102,14 @@ class Zstd:
 def measure(env_name: str, count: int, table: Table, compressed: bool) -> None:
     """A row for each store of `count` steps of an environment."""
     config = configure(env_name, preset="paper")
-    with closing(train.make_env(config, training=True)) as env:
-        agent = train.make_agent(config, env, 0)
+    with closing(build.make_env(config, training=True)) as env:
+        agent = build.make_agent(config, env, 0)
         shape, space = env.observation_space.shape or (), env.action_space
         stack, batch = frames_in(env), config.agent.batch_size
         frame = (shape[0] // stack, *shape[1:])
 
         def empty() -> Replay:
-            of_actions = space.shape or (), train.action_dtype(space)
+            of_actions = space.shape or (), build.action_dtype(space)
             return Replay(shape, *of_actions, capacity=count + count // 50, stack=stack, n_step=config.agent.n_step)
 
         replay = empty()

@@ -17,6 +17,7 @@ from rich.console import Console
 from seer_rl import (
     __version__,
     analyze,
+    build,
     checkpoint,
     envs,
     export,
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train_(arguments: list[str]) -> None:
     config = parse(arguments)
     if ":" in config.agent.encoder:
-        os.environ[train.CODE] = config.agent.encoder  # named by the user, for this process and those it starts
+        os.environ[build.CODE] = config.agent.encoder  # named by the user, for this process and those it starts
     console = Console()
     with mistakes():
         run = train.Run(memory.settle(config, functools.partial(console.print, highlight=False, soft_wrap=True)))
@@ -109,10 +110,10 @@ def resume_(arguments: list[str]) -> None:
     drive(run, console, Display(console))
 
 
-def load(run_dir: Path, render_mode: str | None = None) -> tuple[train.Agent, Any]:
+def load(run_dir: Path, render_mode: str | None = None) -> tuple[build.Agent, Any]:
     """Agent and evaluation environment of a finished or running run."""
     with mistakes():
-        return train.trained(run_dir, checkpoint.load_config(run_dir), render_mode)
+        return build.trained(run_dir, checkpoint.load_config(run_dir), render_mode)
 
 
 def eval_(arguments: list[str]) -> None:
@@ -134,7 +135,7 @@ def eval_(arguments: list[str]) -> None:
         raise Mistake("--episodes must be at least 1 and --seed at least 0")
     agent, env = load(run)
     with mistakes():
-        device = train.choose_device(device_name)
+        device = build.choose_device(device_name)
     results = train.evaluate(agent.to(device), env, episodes, seed, device)
     env.close()
     print(f"{scores(results)} over {episodes} games (median {np.median(results):,.1f}): {' '.join(f'{r:g}' for r in results)}")
@@ -183,7 +184,7 @@ def export_(arguments: list[str]) -> None:
         if output.suffix not in (".safetensors", ".onnx"):
             raise ValueError(f"{output} must end in .safetensors (the encoder) or .onnx (the policy)")
         config = checkpoint.load_config(run)
-        agent, env = train.trained(run, config)
+        agent, env = build.trained(run, config)
         with contextlib.closing(env):
             if output.suffix == ".onnx":
                 largest, seconds = export.export(agent, env, output, count=200)

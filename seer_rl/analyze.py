@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F
 
-from seer_rl import checkpoint, train
+from seer_rl import build, checkpoint, train
 from seer_rl.analysis import linear_cka, record, spatial_attention, svcca, units
 from seer_rl.augment import center_crop
 from seer_rl.cli import Mistake, filming, mistakes, read
@@ -137,7 +137,7 @@ def probe(run: Path) -> Image:
                 return kept
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it, and other observations are taken") from error
-    agent, env = train.trained(run, checkpoint.load_config(run))
+    agent, env = build.trained(run, checkpoint.load_config(run))
     with closing(env):
         half = OBSERVATIONS // 2
         env.action_space.seed(SEED)
@@ -169,7 +169,7 @@ def shown(steps: Sequence[int], what: str) -> Iterable[int]:
     return track(steps, what, transient=True, console=console, disable=not console.is_terminal)
 
 
-def activations(agent: train.Agent, observations: Image) -> dict[str, torch.Tensor]:
+def activations(agent: build.Agent, observations: Image) -> dict[str, torch.Tensor]:
     """Of every layer, by name, at `observations` [n, C, H, W], as the agent acts on them."""
     obs = torch.from_numpy(observations)
 
@@ -181,7 +181,7 @@ def activations(agent: train.Agent, observations: Image) -> dict[str, torch.Tens
     return record(agent, act)
 
 
-def at(run: Path, step: int, agent: train.Agent, config: TrainConfig) -> train.Agent:
+def at(run: Path, step: int, agent: build.Agent, config: TrainConfig) -> build.Agent:
     """`agent` with the weights that it had at `step`."""
     checkpoint.load_snapshot(run, step, agent, config)
     return agent.eval()
@@ -212,7 +212,7 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
     chosen = frames or tuple(int(i) for i in np.linspace(0, len(observations) // 2 - 1, 7)[1:-1])  # of the agent's games
     if wrong := [i for i in chosen if not 0 <= i < len(observations)]:
         raise ValueError(f"there is no frame {wrong[0]}: the run keeps 0 to {len(observations) - 1}")
-    agent, env = train.trained(run, config)
+    agent, env = build.trained(run, config)
     env.close()
     observations = observations[list(chosen)]
     layer = of_map(agent, observations[:1], layer)
@@ -223,7 +223,7 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
     ]
 
 
-def of_map(agent: train.Agent, observations: Image, layer: str | None) -> str:
+def of_map(agent: build.Agent, observations: Image, layer: str | None) -> str:
     """`layer`, or the last convolution whose map is fine enough. Raises ValueError for one that is not there."""
     found = {name: x for name, x in activations(agent, observations).items() if x.dim() == 4}
     if layer is not None and layer not in found:
@@ -231,7 +231,7 @@ def of_map(agent: train.Agent, observations: Image, layer: str | None) -> str:
     return layer or ([name for name, x in found.items() if min(x.shape[2:]) >= LEAST_MAP] or list(found))[-1]
 
 
-def as_seen(agent: train.Agent, obs: Image) -> Image:
+def as_seen(agent: build.Agent, obs: Image) -> Image:
     """[H, W, 3]: the newest frame of a stack [C, H, W], cut to what the agent acts on."""
     colours = 3 if len(obs) % 3 == 0 else 1
     frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[-1])[0]
@@ -271,7 +271,7 @@ def draw_attention(rows: list[Row], output: Path, title: str) -> None:
 
 def film_attention(run: Path, layer: str, video: Path) -> None:
     """Film one game of the agent as it ended: what it sees, and beside it where `layer` looks."""
-    agent, env = train.trained(run, checkpoint.load_config(run))
+    agent, env = build.trained(run, checkpoint.load_config(run))
 
     def side_by_side(obs: torch.Tensor) -> Image:
         one = obs.numpy()
@@ -305,7 +305,7 @@ def similarity(run: Path, lag: int) -> tuple[Similarity, list[str]]:
     if lag < 1 or not later:
         raise ValueError(f"no two snapshots of {run} lie {lag:,} steps apart: it has {', '.join(f'{s:,}' for s in steps[:9])}")
     observations = probe(run)
-    agent, env = train.trained(run, config)
+    agent, env = build.trained(run, config)
     env.close()
     layers: dict[int, dict[str, torch.Tensor]] = {}
     found: Similarity = {}
@@ -325,7 +325,7 @@ def similarity(run: Path, lag: int) -> tuple[Similarity, list[str]]:
     return found, list(notes.values())
 
 
-def sampled(agent: train.Agent, observations: Image) -> dict[str, torch.Tensor]:
+def sampled(agent: build.Agent, observations: Image) -> dict[str, torch.Tensor]:
     """Every layer as [samples, units], the same at most `ROWS` samples at each call."""
     pieces: dict[str, list[torch.Tensor]] = {}
     chunk = 100

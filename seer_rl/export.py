@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from seer_rl.train import Agent
+from seer_rl.build import Agent
 
 TOLERANCE = 1e-4  # between the file's outputs and the agent's
 

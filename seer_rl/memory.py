@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from seer_rl import checkpoint, plots, train
+from seer_rl import build, checkpoint, plots, train
 from seer_rl.config import ReplayConfig, TrainConfig, check, from_toml, to_toml
 from seer_rl.console import size
 from seer_rl.converge import Watch
@@ -52,8 +52,8 @@ def replay_bytes(config: TrainConfig) -> int:
     """What the run's replay can take."""
     if isinstance(config.replay.memory, int):
         return config.replay.memory
-    with contextlib.closing(train.make_env(config, training=True)) as env:
-        return train.make_replay(config, env, train.make_agent(config, env, seed=0), seed=0).memory
+    with contextlib.closing(build.make_env(config, training=True)) as env:
+        return build.make_replay(config, env, build.make_agent(config, env, seed=0), seed=0).memory
 
 
 def beside_replay(config: TrainConfig) -> int:
@@ -78,7 +78,7 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
     run = train.Run(replace(config, steps=10**6, replay=small, seer=seer, run_dir=directory / "run"))
     (directory / "run").mkdir()
     with Logger(directory / "run") as logger:
-        run.env = train.start_env(config)
+        run.env = build.start_env(config)
         obs = run.env.reset(seed=0)
         run.eval_env.reset(seed=0)
         run.replay.start(obs)

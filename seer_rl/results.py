@@ -40,8 +40,9 @@ class Result:
         planned, donor = self.config.seer.freeze_step, self.config.transfer.source
         if donor and not self.config.label:
             return f"{'encoder' if self.config.transfer.only == 'encoder' else 'network'} of {donor.name}"
-        when = "frozen when converged" if planned == "auto" else f"frozen at {planned:,}"
-        return self.config.label or ("never frozen" if planned is None else f"SEER, {when}")
+        if self.config.label or planned is None:
+            return self.config.label or "never frozen"
+        return "SEER, frozen when converged" if planned == "auto" else f"SEER, frozen at {planned:,}"
 
     @cached_property
     def step(self) -> int:

@@ -3,9 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
-import functools
 import math
-import os
 import sys
 import time
 import warnings
@@ -20,31 +18,17 @@ import psutil
 import torch
 
 import seer_rl
-from seer_rl import checkpoint, envs
+from seer_rl import build, checkpoint, envs
 from seer_rl.codec import examples
 from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
-from seer_rl.config import TrainConfig, TransferConfig, check, name_of
+from seer_rl.config import TrainConfig, check
 from seer_rl.converge import EVERY, Watch, converged
-from seer_rl.curl import CURL
-from seer_rl.dqn import DQN
-from seer_rl.drqv2 import DrQv2
 from seer_rl.envs.apart import Apart, EnvironmentFailed
-from seer_rl.flops import Costs
 from seer_rl.logger import Logger, read
-from seer_rl.networks import Mixed, output_shape
-from seer_rl.rainbow import Rainbow
-from seer_rl.replay import Replay
-from seer_rl.sac import RAD, SAC, RADConfig
-from seer_rl.seer import copies_of, embedder, freeze, views
-from seer_rl.transfer import encoder_weights, load_encoder, receive_all, receive_encoder
+from seer_rl.networks import output_shape
+from seer_rl.seer import embedder, freeze
 
-Agent = Rainbow | DQN | SAC | DrQv2
-AGENT_CLASSES: dict[str, dict[str, Any]] = {
-    "discrete": {"rainbow": Rainbow, "dqn": DQN},
-    "continuous": {"curl": CURL, "rad": RAD, "sac": SAC, "drqv2": DrQv2},
-}
 LOCK = ".lock"
-CODE = "SEER_ENCODER"  # environment variable: the encoder from elsewhere, module:factory, that the user has named
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
 SAVING = "writing a checkpoint"
@@ -92,7 +76,7 @@ class Run:
         check(config)
         tune_cpu()
         self.config, self.resumed, self.again = config, resumed, again
-        self.run_dir = config.run_dir or default_run_dir(config)
+        self.run_dir = config.run_dir or build.default_run_dir(config)
         if self.run_dir.exists() and not again:
             if (step := checkpoint.newest(self.run_dir)) is not None:
                 raise ValueError(f"{self.run_dir} holds a run at step {step:,}: go on with: seer resume {self.run_dir}")
@@ -102,18 +86,18 @@ class Run:
         self.env_seed, self.eval_seed, self.replay_seed, agent_seed = (
             int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1
         )
-        self.device = choose_device(config.device)
-        self.eval_env = make_env(config, training=False)  # the training environment is a process of its own, begun by `train`
-        self.agent = make_agent(config, self.eval_env, agent_seed).to(self.device)
+        self.device = build.choose_device(config.device)
+        self.eval_env = build.make_env(config, training=False)  # `train` begins the training one, in a process of its own
+        self.agent = build.make_agent(config, self.eval_env, agent_seed).to(self.device)
         if config.transfer.source and not resumed:
-            receive(self.agent, config.transfer)
+            build.receive(self.agent, config.transfer)
         self.compiles = config.compile and compile_losses(self.agent, self.agent.name)
-        self.replay = make_replay(config, self.eval_env, self.agent, self.replay_seed)
-        self.costs = costs(self.agent, self.eval_env, config)
-        require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
+        self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)
+        self.costs = build.costs(self.agent, self.eval_env, config)
+        build.require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
-            require_batch(config, self.replay.capacity_for(config.seer.dtype, self.costs.copies, z), 1)
+            build.require_batch(config, self.replay.capacity_for(config.seer.dtype, self.costs.copies, z), 1)
 
         self.watch = Watch(self.agent) if config.seer.freeze_step == "auto" else None
 
@@ -151,7 +135,7 @@ class Run:
             except FileExistsError:
                 if self.config.run_dir:
                     raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it") from None
-                self.run_dir = default_run_dir(self.config)  # another run, begun in the same second, was faster
+                self.run_dir = build.default_run_dir(self.config)  # another run, begun in the same second, was faster
         self._lock = lock(self.run_dir)
         return self._lock
 
@@ -184,7 +168,7 @@ class Run:
 
     def _begin(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
-        self.env = start_env(config)
+        self.env = build.start_env(config)
         if self.resumed:
             self.env.set_state(self.resumed.state["env"])
             return
@@ -291,7 +275,7 @@ class Run:
         self.restarted = True
         warnings.warn(f"the environment failed at step {self.step:,} ({error}) and was started anew", stacklevel=2)
         self.env.close()
-        self.env = start_env(self.config)
+        self.env = build.start_env(self.config)
         self.replay.start(self.env.reset(self.env_seed + self.step))
 
     def _update(self) -> None:
@@ -341,7 +325,7 @@ class Run:
         fitted = examples(seer.dtype, output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8), size)
         self._count(self.costs.freeze(size + fitted))
         started = time.perf_counter()
-        freeze(self.agent, self.replay, every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._allow)
+        freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._allow)
         self.freeze_seconds = time.perf_counter() - started
         self.frozen_at, self._metrics, self.watch = self.step, {}, None
         if self.phases[-1].name == "images":
@@ -510,111 +494,6 @@ def has_ended(run_dir: Path, config: TrainConfig) -> bool:
         return False
 
 
-def choose_device(name: str) -> torch.device:
-    """The device to train on. Raises ValueError if it is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch finds no CUDA device here: use --device cpu")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
-
-
-def env_settings(config: TrainConfig) -> envs.EnvConfig:
-    """Those of `config`, with frames of the size that its agent is made for."""
-    if config.env.startswith("dmc/") and config.environment.size is None and not isinstance(config.agent, RADConfig):
-        return replace(config.environment, size=84)  # what others crop to
-    return config.environment
-
-
-def make_env(config: TrainConfig, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment that `config` names."""
-    return envs.make(config.env, training, env_settings(config), render_mode)
-
-
-def start_env(config: TrainConfig) -> Apart:
-    """The same for training, in a process of its own."""
-    return Apart(config.env, env_settings(config))
-
-
-def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
-    """The agent that `config` names, for the spaces of `env`."""
-    name, space = name_of(config.agent), env.action_space
-    found = "discrete" if isinstance(space, gym.spaces.Discrete) else "continuous"
-    fitting = AGENT_CLASSES[found]
-    if name not in fitting:
-        raise ValueError(
-            f"the actions of {config.env} are {found}, which {name} cannot choose: use --agent {' or '.join(fitting)}"
-        )
-    if ":" in config.agent.encoder and os.environ.get(CODE) != config.agent.encoder:
-        raise ValueError(
-            f"the encoder {config.agent.encoder} is code, which settings in a file do not start: "
-            f"if you trust it, say so with {CODE}={config.agent.encoder} before the command"
-        )
-    actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
-    agent: Agent = fitting[name](config.agent, env.observation_space.shape, actions, config.seer.layers, seed)
-    for module in agent.modules():
-        if isinstance(module, Mixed):
-            module.precision = getattr(torch, config.precision)
-    return agent
-
-
-def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed: int) -> Replay:
-    """The replay that `config` asks for. Without a limit it holds every step of the run, before and after the freeze."""
-    capacity, memory = config.replay.capacity, config.replay.memory
-    if memory == "auto":
-        raise ValueError("how much memory is left for the replay is for seer_rl.memory.settle to find out")
-    build = functools.partial(
-        Replay, env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
-        stack=envs.frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
-        priority_exponent=config.replay.priority_exponent, seed=seed,
-    )  # fmt: skip
-    if capacity is not None or memory is not None:
-        return build(memory=memory, capacity=capacity)
-    steps = every_step(config, env)
-    replay = build(capacity=steps)
-    if config.seer.freeze_step is not None:
-        z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
-        embedded = replay.bytes_for(config.seer.dtype, costs(agent, env, config).copies, z)
-        if embedded > replay.bytes_per_step:  # larger than the frames: room for as many
-            replay = build(memory=steps * embedded)
-    return replay
-
-
-def require_batch(config: TrainConfig, capacity: int, stack: int) -> None:
-    """Raise ValueError if a batch of different steps cannot be drawn from a replay of `capacity` steps."""
-    agent, budget = config.agent, config.replay
-    if capacity < (least := agent.batch_size + agent.n_step + stack):
-        given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity:,} steps of frames"
-        raise ValueError(
-            f"a replay of {given} would hold {capacity} steps{'' if stack > 1 else ' of embeddings'}, too few for batches of "
-            f"{agent.batch_size} {agent.n_step}-step returns: it must hold at least {least}"
-        )
-
-
-def action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
-    """The smallest type that holds an action."""
-    return np.min_scalar_type(int(space.n) - 1) if isinstance(space, gym.spaces.Discrete) else np.dtype(np.float32)
-
-
-def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
-    """Records that hold every step of a run: one each, one for the newest observation, one for each truncation's last."""
-    truncations = config.steps // envs.max_episode_steps(env)
-    return config.steps + truncations + config.agent.n_step + envs.frames_in(env) + 1  # the least a replay needs
-
-
-def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
-    """Operations of `agent` on the observations of `env`."""
-    obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
-    copies = copies_of(agent, obs, config.seer.copies)
-    batch_sizes = config.agent.batch_size, config.seer.batch_size or config.agent.batch_size
-    return Costs(agent.parts(True), agent.parts(False), batch_sizes, copies, len(views(agent, obs, copies, current=True)))
-
-
-def default_run_dir(config: TrainConfig) -> Path:
-    """runs/{env}__{agent}__{seed}__{time}, with a number behind if that is taken."""
-    name = f"{config.env.replace('/', '-')}__{name_of(config.agent)}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
-    return next(path for path in taken if not path.exists())
-
-
 def play(
     env: gym.Env[Any, Any],
     act: Callable[[torch.Tensor], Any],
@@ -638,7 +517,7 @@ def play(
 
 
 def evaluate(
-    agent: Agent,
+    agent: build.Agent,
     env: gym.Env[Any, Any],
     episodes: int,
     seed: int,
@@ -654,47 +533,6 @@ def evaluate(
     finally:
         agent.train()
         agent.generator.set_state(state)
-
-
-def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
-    """The agent that a run with these settings saved last, and its evaluation environment. Raises ValueError without either."""
-    env = make_env(config, training=False, render_mode=render_mode)
-    try:
-        agent = make_agent(config, env, seed=0)
-        checkpoint.load_agent(run_dir, agent, config)
-    except BaseException:
-        env.close()
-        raise
-    return agent, env
-
-
-def receive(agent: Agent, settings: TransferConfig) -> None:
-    """Give `agent` the weights that `settings` name. Raises ValueError where there are none, or they don't fit."""
-    source = settings.source
-    assert source
-    if source.is_file():
-        if settings.only != "encoder":
-            raise ValueError(f"{source} is a file with an encoder at most: add --transfer.only encoder")
-        weights, about = load_encoder(source)
-        shape = tuple(about["images"])
-    else:
-        config = checkpoint.load_config(source)
-        donor, env = trained(source, config)
-        env.close()
-        if settings.only == "all" and donor.name != agent.name:
-            raise ValueError(
-                f"{source} is of {donor.name}, not {agent.name}: its encoder alone may fit: --transfer.only encoder"
-            )
-        weights, shape = dict(donor.state_dict()), donor.obs_shape
-        if settings.only == "encoder":
-            weights = encoder_weights(weights)
-    if shape != agent.obs_shape:
-        theirs, ours = ("x".join(map(str, one)) for one in (shape, agent.obs_shape))
-        raise ValueError(f"{source} has learnt from images of {theirs}, here they are {ours}")
-    try:
-        (receive_encoder if settings.only == "encoder" else receive_all)(agent, weights)
-    except ValueError as error:
-        raise ValueError(f"{source} does not fit: {error}") from error
 
 
 def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int, allow: Callable[[], None] = lambda: None) -> list[float]:

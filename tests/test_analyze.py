@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from seer_rl import analyze, checkpoint, train
+from seer_rl import analyze, build, checkpoint
 from seer_rl.__main__ import main
 from seer_rl.analysis import linear_cka, svcca
 from seer_rl.paper import figures
@@ -39,7 +39,7 @@ def test_snapshots_are_the_weights_of_their_step(run: Path) -> None:
     config = checkpoint.load_config(run)
     steps = checkpoint.snapshots(run)
     assert steps == list(range(0, config.steps + 1, 100))
-    agent, env = train.trained(run, config)
+    agent, env = build.trained(run, config)
     env.close()
     last = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
     checkpoint.load_snapshot(run, steps[0], agent, config)
@@ -58,7 +58,7 @@ def test_attention(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = analyze.attention(run, (3, 50))
     config = checkpoint.load_config(run)
     assert [row.steps for row in rows] == [checkpoint.snapshots(run)] * 2
-    agent, env = train.trained(run, config)
+    agent, env = build.trained(run, config)
     env.close()
     obs = torch.from_numpy(analyze.probe(run)[[3, 50]])
     if config.env.startswith("atari"):  # conv1: conv2's map is 3x3
@@ -84,7 +84,7 @@ def test_similarity(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         rows = {(int(row["step"]), row["layer"]): row for row in csv.DictReader(file)}
     config = checkpoint.load_config(run)
     assert {step for step, _ in rows} == set(range(100, config.steps + 1, 100))
-    agent, env = train.trained(run, config)
+    agent, env = build.trained(run, config)
     env.close()
     obs = analyze.probe(run)
     if config.env.startswith("atari"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seer_rl import export, train
+from seer_rl import build, export, train
 from seer_rl.__main__ import main
 from seer_rl.config import AGENTS, EvalConfig, TrainConfig
 from seer_rl.envs import EnvConfig
@@ -21,8 +21,8 @@ def test_the_file_acts_like_the_agent(kind: str, env: str, tmp_path: Path) -> No
     settings = EnvConfig(fast_render=True) if env.startswith("dmc") else EnvConfig()
     config = TrainConfig(env, agent=AGENTS[kind](), environment=settings)
     torch.manual_seed(0)
-    built = train.make_env(config, training=False)
-    agent = train.make_agent(config, built, seed=0)
+    built = build.make_env(config, training=False)
+    agent = build.make_agent(config, built, seed=0)
     with torch.no_grad():
         for parameter in agent.parameters():  # no longer as it was drawn: biases, too
             parameter.add_(0.01 * torch.randn(parameter.shape))

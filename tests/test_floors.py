@@ -26,7 +26,7 @@ FLOORS = [
         "envs.apart",
     },
     {"seer", "converge", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
-    {"config", "checkpoint", "presets", "train", "results", "export"},
+    {"config", "checkpoint", "presets", "build", "train", "results", "export"},
     {
         "console",
         "memory",
@@ -51,7 +51,7 @@ NEIGHBOURS = {  # rooms on one floor that may know each other
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),
     ("analysis", "networks"), ("analyze", "cli"), ("__main__", "analyze"),
-    ("export", "train"),
+    ("export", "build"), ("build", "checkpoint"), ("build", "config"), ("train", "build"),
     ("results", "config"), ("__main__", "console"),
     ("__main__", "memory"), ("memory", "console"),
     ("cli", "console"), ("worker", "cli"), ("worker", "console"), ("sweep", "cli"), ("sweep", "console"), ("sweep", "memory"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from seer_rl.build import Agent
 from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
 from seer_rl.drqv2 import DrQv2, DrQv2Config
@@ -18,7 +19,6 @@ from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay import Replay
 from seer_rl.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.seer import freeze
-from seer_rl.train import Agent
 
 SHAPE = (4, 84, 84)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seer_rl import checkpoint, plots
+from seer_rl.build import every_step, make_agent
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, parse_size, to_toml
 from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
@@ -17,7 +18,7 @@ from seer_rl.logger import read
 from seer_rl.presets import PRESETS, configure
 from seer_rl.rainbow import RainbowConfig
 from seer_rl.sac import RADConfig, SACConfig
-from seer_rl.train import Run, every_step, make_agent
+from seer_rl.train import Run
 
 SHORT = TrainConfig(
     "atari/qbert",

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from seer_rl import checkpoint, train, transfer
+from seer_rl import build, checkpoint, train, transfer
 from seer_rl.__main__ import main
 from seer_rl.config import SeerConfig, TransferConfig
 from seer_rl.curl import CURL, CURLConfig
@@ -110,9 +110,9 @@ def test_a_run_with_anothers_encoder(only: str, donor: Path, tmp_path: Path) -> 
     run_dir, steps = tmp_path / "run", 200 if only == "all" else 1_100
     arguments = f"train atari/pong {TINY} --steps {steps} --transfer {donor} --transfer.only {only} --run-dir {run_dir}"
     assert main(arguments.split()) == 0
-    agent, env = train.trained(run_dir, checkpoint.load_config(run_dir))
+    agent, env = build.trained(run_dir, checkpoint.load_config(run_dir))
     config = checkpoint.load_config(run_dir)
-    costs = train.costs(agent, env, config)
+    costs = build.costs(agent, env, config)
     env.close()
     assert config.seer.freeze_step == 0
     metrics = read(run_dir)
@@ -142,7 +142,7 @@ def test_an_encoders_file_in_plain_pytorch(donor: Path, tmp_path: Path) -> None:
     layers = OrderedDict(conv1=nn.Conv2d(4, 32, 5, 5), relu1=nn.ReLU(), conv2=nn.Conv2d(32, 64, 5, 5), relu2=nn.ReLU())
     encoder = nn.Sequential(layers)
     encoder.load_state_dict(safetensors.torch.load_file(path))
-    agent, env = train.trained(donor, checkpoint.load_config(donor))
+    agent, env = build.trained(donor, checkpoint.load_config(donor))
     env.close()
     images = torch.randint(0, 256, (3, *ATARI), dtype=torch.uint8)
     with torch.no_grad():
@@ -264,7 +264,7 @@ def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "backbone.py").write_text(BACKBONE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv(train.CODE, "")  # so that what the command sets is undone
+    monkeypatch.setenv(build.CODE, "")  # so that what the command sets is undone
     yield
     sys.modules.pop("backbone", None)
 
@@ -279,16 +279,16 @@ def test_an_encoder_from_elsewhere(backbone: None, tmp_path: Path, capsys: pytes
     for name, tensor in fresh.items():
         assert torch.equal(trained[f"lower.given.module.{name}"], tensor), name
     assert {value for _, value in read(tmp_path / "run")["replay/bytes_per_step"]} == {4 * 20 + 8}
-    os.environ[train.CODE] = ""
+    os.environ[build.CODE] = ""
     sys.modules.pop("backbone")
     capsys.readouterr()
     for command in ("eval run", "play run --video film.mp4", "export run policy.onnx", f"{arguments}2 --transfer run"):
         assert main(command.split()) == 2 or "--transfer" in command
     assert "backbone" in sys.modules  # by the last command, which names it
     said = capsys.readouterr().err
-    assert said.count(f"{train.CODE}=backbone:gray before the command") == 3
+    assert said.count(f"{build.CODE}=backbone:gray before the command") == 3
     sys.modules.pop("backbone")
-    os.environ[train.CODE] = "backbone:gray"
+    os.environ[build.CODE] = "backbone:gray"
     assert main(["eval", "run", "--episodes", "1"]) == 0
     assert main(["export", "run", "encoder.safetensors"]) == 0
     weights, _ = transfer.load_encoder(tmp_path / "encoder.safetensors")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seer_rl import envs, train
+from seer_rl import build, envs, train
 from seer_rl.cli import parse
 from seer_rl.config import ReplayConfig, TrainConfig, TransferConfig, name_of
 from seer_rl.logger import Logger
@@ -169,8 +169,8 @@ def estimate(experiment: Experiment) -> Estimate:
             assert freeze != "auto"
             if not measured.keys() >= {False, freeze is not None}:
                 measured |= measure(settings)
-            with closing(train.make_env(settings, training=False)) as built:
-                costs = train.costs(train.make_agent(settings, built, 0), built, settings)
+            with closing(build.make_env(settings, training=False)) as built:
+                costs = build.costs(build.make_agent(settings, built, 0), built, settings)
             begins = min(settings.agent.learning_starts, settings.steps)
             sides = {False: (settings.steps if freeze is None else freeze) - begins}
             if freeze is not None:
@@ -195,7 +195,7 @@ def measure(settings: TrainConfig, steps: int = 8) -> dict[bool, tuple[float, fl
             replace(settings, steps=10**9, replay=replay, seer=seer, compile=False, run_dir=Path(directory) / "run")
         )
         with closing(run):
-            run.env = train.start_env(settings)
+            run.env = build.start_env(settings)
             obs = run.env.reset(seed=0)
             run.eval_env.reset(seed=0)
             run.replay.start(obs)

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 import seer_rl
-from seer_rl import checkpoint, envs, results, stats, train
+from seer_rl import build, checkpoint, envs, results, stats, train
 from seer_rl.console import count, duration, size
 from seer_rl.results import Axis, Result
 
@@ -317,9 +317,9 @@ def pictures(result: Result) -> tuple[list[bytes], float]:
             kept, stride = kept[::2], 2 * stride
         seen += 1
 
-    agent, env = train.trained(result.run_dir, result.config, render_mode="rgb_array")
+    agent, env = build.trained(result.run_dir, result.config, render_mode="rgb_array")
     try:
-        (score,) = train.evaluate(agent, envs.Filmed(env, keep), 1, result.config.seed, train.choose_device("cpu"))
+        (score,) = train.evaluate(agent, envs.Filmed(env, keep), 1, result.config.seed, build.choose_device("cpu"))
     finally:
         env.close()
     chosen = [kept[round(i)] for i in np.linspace(0, len(kept) - 1, min(FRAMES, len(kept)))]
