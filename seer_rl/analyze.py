@@ -201,13 +201,13 @@ class Row:
     maps: list[NDArray[np.float32]]  # [h, w] each, which sum to 1
 
 
-def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None, columns: int = COLUMNS) -> list[Row]:
-    """Attention of a run's encoder at some of the observations kept with it, at up to `columns` of its snapshots.
+def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None) -> list[Row]:
+    """Attention of a run's encoder at some of the observations kept with it, at up to `COLUMNS` of its snapshots.
 
     Raises ValueError where there are no snapshots, no such frame, or no such layer.
     """
     config, steps = checkpoint.load_config(run), checkpoint.snapshots(run)
-    steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int))]
+    steps = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(COLUMNS, len(steps))).round().astype(int))]
     observations = probe(run)
     chosen = frames or tuple(int(i) for i in np.linspace(0, len(observations) // 2 - 1, 7)[1:-1])  # of the agent's games
     if wrong := [i for i in chosen if not 0 <= i < len(observations)]:

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 Kind = Literal["float32", "float16", "uint8", "uint4"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BITS = {"uint8": 8, "uint4": 4}
-OUTSIDE = {
-    "uint8": 0.0005,
-    "uint4": 0.005,
-}  # share of the examples beyond either end of a grid: a finer one need not reach as far
+# Share of the examples beyond either end of a grid: the fewer its steps, the less far they should reach.
+OUTSIDE = {"uint8": 0.0005, "uint4": 0.005}
 NARROWEST = 1 / 16  # the least width of a dimension's grid, of the median width: units that were silent may speak later
 
 EXAMPLES = 2_000  # arrays that a grid is made from

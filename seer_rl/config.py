@@ -199,6 +199,10 @@ def check(config: TrainConfig) -> None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
     if isinstance(freeze_step, int) and freeze_step >= config.steps:
         raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
+    if config.seer.latest is not None and freeze_step != "auto":
+        raise ValueError("--seer.latest is for --seer.freeze auto: without it nothing is decided")
+    if config.seer.latest is not None and config.seer.latest < config.seer.earliest:
+        raise ValueError(f"--seer.latest {config.seer.latest:,} lies before --seer.earliest {config.seer.earliest:,}")
     if config.seer.layers is not None and freeze_step is None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
     if config.transfer.only != "all" and config.transfer.source is None:

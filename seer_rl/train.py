@@ -161,8 +161,7 @@ class Run:
             except EnvironmentFailed as error:
                 raise Fault(f"the environment failed at step {self.step:,} ({error}); {self._way_back()}") from error
             except OSError as error:
-                what = f"{error.filename or self.run_dir} could not be written at step {self.step:,} ({error.strerror})"
-                raise Fault(f"{what}; {self._way_back()}") from error
+                raise Fault(f"the system refused at step {self.step:,} ({error}); {self._way_back()}") from error
             checkpoint.remove(self.run_dir)
             (self.run_dir / LOCK).unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from dm_control import suite
 
 from seer_rl import checkpoint, envs, train
 from seer_rl.__main__ import main
-from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
+from seer_rl.config import AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
 from seer_rl.curl import CURLConfig
 from seer_rl.drqv2 import DrQv2Config
 from seer_rl.envs import EnvConfig
@@ -293,6 +293,20 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
     assert run.step == 40
     run.train()
     assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
+
+
+def test_a_snapshot_that_cannot_be_written_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
+    """Something else lies where the snapshots belong."""
+    run = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", analysis=AnalysisConfig(every=60)))
+
+    def obstruct(run: train.Run) -> None:
+        directory = run.run_dir / checkpoint.ANALYSIS
+        if run.step == 40 and directory.is_dir():
+            shutil.rmtree(directory)
+            directory.write_text("in the way")
+
+    with pytest.raises(train.Fault, match=r"the system refused at step 60 \(.*analysis.*\); there is no checkpoint"):
+        run.train(obstruct)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train atari/alien --seer.replay-ratio 4", "needs --seer.freeze-step"),
         ("train atari/alien --seer.freeze soon", "--seer.freeze"),
         ("train atari/alien --seer.freeze auto --seer.latest 0", "at least 1"),
+        ("train atari/alien --seer.freeze auto --seer.latest 5000", "lies before --seer.earliest 10,000"),
+        ("train atari/alien --seer.freeze 500 --seer.latest 50000", "is for --seer.freeze auto"),
         ("train atari/alien --analysis.every 0", "at least 1"),
         ("train atari/alien --steps ten", "--steps"),
         ("train atari/alien --steps 0", "at least 1"),

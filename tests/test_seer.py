@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seer_rl.augment import center_crop
+from seer_rl.codec import KINDS
 from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
 from seer_rl.drqv2 import DrQv2, DrQv2Config
@@ -144,6 +145,10 @@ def test_the_papers_capacity_and_the_true_one() -> None:
     assert replay.bytes_per_step == 4 * 576 + 4 + 1 + 1 + 2
     assert replay.capacity == 70_560_000 // 2312 == 30_519
     assert replay.capacity_for("float32", 1, (576,)) == 30_519
+    assert [replay.bytes_for(kind, 1, (576,)) for kind in KINDS] == [2_312, 1_160, 584, 296]  # docs/beyond.md
+    control = Replay((9, 100, 100), (1,), np.float32, memory=10_000_000, stack=3)
+    assert control.bytes_per_step == 30_012
+    assert [control.bytes_for(kind, 4, (100,)) for kind in KINDS] == [1_612, 812, 412, 212]
 
 
 def test_larger_embeddings_shrink_the_replay_with_a_warning_that_says_how_much() -> None:
@@ -298,6 +303,7 @@ MEMORY = """
 import re, sys
 import numpy as np, torch
 from seer_rl.rainbow import Rainbow, RainbowConfig
+from seer_rl.codec import KINDS
 from seer_rl.replay import Replay
 from seer_rl.seer import freeze
 from seer_rl.train import tune_cpu

@@ -89,8 +89,10 @@ def overview(found: Sequence[Result], groups: Groups, arguments: Sequence[str]) 
 
 
 def _freezes(runs: Iterable[Result]) -> list[str]:
-    steps = sorted({run.freeze_step for run in runs if run.freeze_step is not None})
-    return [", ".join(f"{step:,}" for step in steps) or "never"]
+    """When runs were frozen, or will be."""
+    found = {run.config.seer.freeze_step if run.freeze_step is None else run.freeze_step for run in runs} - {None}
+    steps = [f"{step:,}" for step in sorted(step for step in found if isinstance(step, int))]
+    return [", ".join(steps + ["auto"] * ("auto" in found)) or "never"]
 
 
 def across(groups: Groups, colours: dict[str, int], charts: list[dict[str, Any]]) -> list[str]:
