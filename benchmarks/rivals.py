@@ -136,6 +136,7 @@ def measure(env_name: str, count: int, table: Table, compressed: bool) -> None:
                            np.asarray([step.terminated]), [{}])  # fmt: skip
         replay.start(step.next_obs)
     frames_bytes = replay.bytes_per_step
+    print(f"{env_name}: {count:,} steps recorded", file=sys.stderr, flush=True)
 
     def row(name: str, nbytes: float, sample: Callable[[int], Any], updates: bool = True) -> None:
         cells = [f"{nbytes:,.0f}", f"{frames_bytes / nbytes:.2f}x"]
@@ -184,7 +185,7 @@ def main(envs: tuple[str, ...] = ATARI + DMC, steps: int = 50_000, rivals: bool 
     for name in envs:
         begun = time.perf_counter()
         measure(name, steps, table, rivals)
-        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        print(f"{name}: measured, {time.perf_counter() - begun:.0f} s in all", file=sys.stderr, flush=True)
     console = Console(width=130)
     console.print(table)
     console.print(machine.name(), highlight=False, soft_wrap=True)
