@@ -20,7 +20,6 @@ from seer_rl.replay import Batch, Replay
 
 EVERY = 2_500  # agent steps between measurements
 SAMPLES = 256  # transitions of a measurement
-NEWEST = 64  # observations whose novelty is measured
 
 IN_A_ROW = 2
 STILL = 0.98  # CKA
@@ -39,7 +38,7 @@ class Signals:
     moved: float  # 1 - linear CKA with the encoder that the run began with
     agreement: float  # of the greedy actions of the current heads on both embeddings: their share, or 1 - their mean distance
     error: float  # temporal difference error of the current heads on the older embeddings, over that on the current ones
-    novelty: float  # distance of the newest observations to the nearest others, over that of stored ones to theirs
+    novelty: float  # distance of observations met since to the nearest older ones, over that of older ones to each other
 
 
 class Agent(Protocol):
@@ -75,8 +74,13 @@ class Watch:
         agent.eval()
         device = next(agent.lower.parameters()).device
         batch = replay.sample(SAMPLES).to(device)
-        newest = replay.newest(NEWEST).to(device)
-        now, after, new = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, newest))
+        since = min(EVERY, replay.size // 2)
+        ages = [
+            np.linspace(*span, SAMPLES).round().astype(np.int64)
+            for span in ((0, since - 1), (since, replay.size - replay.stack))
+        ]
+        met = (replay.aged(age).to(device) for age in ages)
+        now, after, new, old = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, *met))
         older, first = copy.deepcopy(agent.lower), copy.deepcopy(agent.lower)
         older.load_state_dict(self.reference)
         first.load_state_dict(self.initial)
@@ -91,7 +95,7 @@ class Watch:
             moved=1 - linear_cka(z, _embed(first, agent, batch.obs).flatten(1)),
             agreement=_agreement(agent.policy(now), agent.policy(then), discrete=not batch.action.is_floating_point()),
             error=float(errors[1] / errors[0].clamp(min=1e-12)),
-            novelty=novelty(new.flatten(1), z),
+            novelty=novelty(new.flatten(1), old.flatten(1)),
         )
         agent.train()
         agent.generator.set_state(states[0])
@@ -114,18 +118,13 @@ class Watch:
 
 
 def novelty(new: torch.Tensor, known: torch.Tensor) -> float:
-    """Median distance of new [m, d] to the nearest of known [n, d], over the median of known ones to their nearest others.
+    """Mean distance of new [m, d] to the nearest of known [n, d], over the mean distance of known ones to their nearest others.
 
-    About 1 where new ones are like known ones. Copies of known ones do not count as near: they are the same moment.
+    About 1 where new ones are like known ones; 1 where all are the same.
     """
-    among = torch.cdist(known, known)
-    outward = torch.cdist(new, known)
-    among = torch.where(among > 0, among, torch.inf).amin(1)
-    outward = torch.where(outward > 0, outward, torch.inf).amin(1)
-    among, outward = among[among.isfinite()], outward[outward.isfinite()]
-    if not len(among) or not len(outward):
-        return 1.0
-    return float(outward.median() / among.median())
+    outward = torch.cdist(new, known).amin(1).mean()
+    among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(1).mean()
+    return float(outward / among) if among > 0 else (1.0 if outward == 0 else torch.inf)
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -305,9 +305,12 @@ class Replay:
             torch.from_numpy(weight.astype(np.float32)),
         )
 
-    def newest(self, count: int) -> torch.Tensor:
-        """The latest `count` stored observations, or all there are, as sampling gives them."""
-        return self._observations((self._next - 1 - np.arange(min(count, self._size))) % self.capacity)
+    def aged(self, age: Index) -> torch.Tensor:
+        """The observations stored `age` [B] records before the newest, as sampling gives them.
+
+        age: up to `size` - `stack`: of those before, the write head may have taken a frame.
+        """
+        return self._observations((self._next - 1 - age) % self.capacity)
 
     def update_priorities(self, index: Index, error: torch.Tensor) -> None:
         """Give the steps `index` [B] of the last sample the priorities |error| [B] ** priority_exponent."""

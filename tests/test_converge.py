@@ -111,10 +111,15 @@ def test_an_encoder_that_changes(name: str) -> None:
 
 def test_novelty() -> None:
     known = torch.stack(torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij"), -1).view(-1, 2)  # one apart
-    assert novelty(torch.tensor([[20.0, 5.0], [5.0, -3.0], [4.0, 4.0]]), known) == pytest.approx(3)
-    assert novelty(known[:7], known) == 1  # copies: the nearest others are as far as among known ones
-    assert novelty(torch.tensor([[0.5, 0.5]]), known) == pytest.approx(0.5**0.5)
+    assert novelty(torch.tensor([[20.0, 5.0], [5.0, -3.0], [4.0, 4.0]]), known) == pytest.approx((11 + 3 + 0) / 3)
+    assert novelty(known[:7], known) == 0  # seen before
+    assert novelty(torch.tensor([[0.5, 0.5], [4.0, 12.0]]), known) == pytest.approx((0.5**0.5 + 3) / 2)
     assert novelty(torch.zeros(3, 2), torch.zeros(5, 2)) == 1
+    assert novelty(torch.ones(3, 2), torch.zeros(5, 2)) == float("inf")
+    rng = torch.Generator().manual_seed(3)
+    like, unlike = (torch.randn(256, 8, generator=rng) + shift for shift in (0, 5))
+    assert novelty(like, torch.randn(256, 8, generator=rng)) == pytest.approx(1, abs=0.1)
+    assert novelty(unlike, like) > 3
 
 
 RUN = TrainConfig(
