@@ -44,7 +44,7 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
   seer play RUN --video out.mp4                                      film the agent
   seer report DIR [DIR ...] -o report.html [--watch]                 one page about many runs
   seer paper table1|figure4|... --runs DIR                           the paper's tables and figures from your runs
-  seer analyze attention|similarity RUN                              where an encoder looks; when its layers stop changing
+  seer analyze attention|similarity|signals RUN                      where an encoder looks; when its layers stop changing
   seer export RUN encoder.safetensors | policy.onnx                  the encoder for --transfer; the policy without PyTorch
   seer plot RUN [RUN ...] [--output curves.png]                      draw runs into one picture
 

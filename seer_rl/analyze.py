@@ -1,7 +1,8 @@
-"""`seer analyze`: where an encoder looks, and how much each layer of a network still changes, over a training.
+"""`seer analyze`: where an encoder looks, how much each layer still changes, and what an automatic freeze went by.
 
-Both need the snapshots that `seer train --analysis.every` keeps, and look at the same real observations: half from games of the
-run's agent as it ended, half from a random player's. They are taken at the first look and stay with the run.
+The first two need the snapshots that `seer train --analysis.every` keeps, and look at the same real observations: half from
+games of the run's agent as it ended, half from a random player's. They are taken at the first look and stay with the run. The
+third needs a training with --seer.freeze auto.
 """
 
 import csv
@@ -27,6 +28,7 @@ from seer_rl.analysis import linear_cka, record, spatial_attention, svcca, units
 from seer_rl.augment import center_crop
 from seer_rl.cli import Mistake, filming, mistakes, read
 from seer_rl.config import TrainConfig
+from seer_rl.converge import Signals
 from seer_rl.drqv2 import DrQv2
 from seer_rl.envs import frames_in
 from seer_rl.logger import read as metrics
@@ -45,7 +47,7 @@ Image = NDArray[np.uint8]
 
 def command(arguments: list[str]) -> None:
     """`seer analyze`."""
-    kinds = {"attention": attention_, "similarity": similarity_}
+    kinds = {"attention": attention_, "similarity": similarity_, "signals": signals_}
     if not arguments or arguments[0] not in kinds:
         given = f"there is no analysis {arguments[0]!r}" if arguments else "say which analysis"
         raise Mistake(f"{given}: seer analyze {' | '.join(kinds)} RUN")
@@ -108,6 +110,29 @@ def similarity_(arguments: list[str]) -> None:
     for note in notes:
         print(f"note: {note}")
     print(output.with_suffix(".csv"))
+    print(output)
+
+
+def signals_(arguments: list[str]) -> None:
+    def settings(
+        runs: tyro.conf.Positional[tuple[Path, ...]],
+        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    ) -> tuple[tuple[Path, ...], Path | None]:
+        """Draw the signals that an automatic freeze goes by, and the moment that it chose.
+
+        Args:
+            runs: Run directories, of trainings with --seer.freeze auto: a column each.
+            output: Picture to write. None: RUN/signals.png, in the first one's directory.
+        """
+        return runs, output
+
+    runs, output = read(settings, "analyze signals", arguments)
+    with mistakes():
+        if not runs:
+            raise ValueError("name a run: seer analyze signals RUN [RUN ...]")
+        columns = [Column(checkpoint.load_config(run).env, recorded(run), frozen_at(run)) for run in runs]
+        output = picture(output or runs[0] / "signals.png")
+        draw_signals(columns, output)
     print(output)
 
 
@@ -366,4 +391,73 @@ def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> Non
             axis.set_xlim(left=0)
         axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(checkpoint.load_config(run).env, fontsize=9)
+        figure.savefig(output, dpi=130)
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+# Each signal as its axis says it, from most to least telling; whether the axis is logarithmic.
+PANELS = {
+    "cka": ("CKA", False),
+    "agreement": ("same actions", False),
+    "error": ("error", False),
+    "drift": ("drift", True),
+    "travel": ("travel", True),
+    "moved": ("1 - CKA with\nthe first", False),
+    "novelty": ("novelty", True),
+}
+
+
+def recorded(run: Path) -> list[Signals]:
+    """The signals of a run. Raises ValueError if it has none."""
+    found = metrics(run)
+    if "seer/cka" not in found:
+        raise ValueError(f"{run} has no signals of convergence: train it with --seer.freeze auto")
+    columns = {name: dict(found[f"seer/{name}"]) for name in PANELS}
+    return [Signals(step, **{name: column[step] for name, column in columns.items()}) for step, _ in found["seer/cka"]]
+
+
+def frozen_at(run: Path) -> dict[str, int]:
+    """When the run was frozen, if it was, to be drawn into its signals."""
+    steps = metrics(run).get("seer/freeze_step")
+    return {"frozen": steps[0][0]} if steps else {}
+
+
+@dataclass(frozen=True)
+class Column:
+    """Signals of a run, and steps to mark among them."""
+
+    title: str
+    history: list[Signals]
+    marks: dict[str, int]
+    ahead: dict[int, float] | None = None  # by step: CKA with the last encoder, which no rule could know
+
+
+def draw_signals(columns: Sequence[Column], output: Path) -> None:
+    """A column per run, a row per signal, a vertical line per mark: the same name, the same colour."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = [*PANELS, *(["ahead"] if any(column.ahead for column in columns) else [])]
+    names = list(dict.fromkeys(name for column in columns for name in column.marks))
+    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(1.6 + 3.3 * len(columns), 1.15 * len(rows) + 0.8), layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row", squeeze=False)
+        for j, column in enumerate(columns):
+            for i, row in enumerate(rows):
+                axis = axes[i, j]
+                points = {signals.step: getattr(signals, row) for signals in column.history} if row in PANELS else column.ahead
+                axis.plot(list(points or {}), list((points or {}).values()), color="0.25", marker="o", ms=2, lw=1)
+                for name, step in column.marks.items():
+                    axis.axvline(step, color=f"C{names.index(name)}", lw=2 - 0.5 * names.index(name) ** 0.5, label=name)
+                if row in PANELS and PANELS[row][1]:
+                    axis.set_yscale("log")
+                if j == 0:
+                    axis.set_ylabel(PANELS[row][0] if row in PANELS else "CKA with\nthe last")
+                axis.set_xlim(left=0)
+            axes[0, j].set_title(column.title, fontsize=9)
+            axes[-1, j].set_xlabel("agent steps")
+        lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines() if line.get_label() in names}
+        if names:
+            figure.legend([lines[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
         figure.savefig(output, dpi=130)

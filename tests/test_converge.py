@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image as mpimg
 import numpy as np
 import pytest
 import torch
 
-from seer_rl import converge, train
+from seer_rl import analyze, converge, train
 from seer_rl.analysis import linear_cka
+from seer_rl.cli import Mistake
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.converge import Signals, Watch, converged, novelty
 from seer_rl.curl import CURL, CURLConfig
@@ -169,6 +171,31 @@ def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypa
     assert (tmp_path / "straight" / "agent.safetensors").read_bytes() == (
         tmp_path / "pieces" / "agent.safetensors"
     ).read_bytes()
+
+
+def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(train, "EVERY", 50)
+    monkeypatch.setattr(converge, "STILL", 2.0)
+    run = tmp_path / "run"
+    seen: list[list[Signals]] = []
+    train.Run(dataclasses.replace(AUTO, run_dir=run)).train(lambda run: seen.append(run.watch.history) if run.watch else None)
+    assert analyze.recorded(run) == seen[-1]
+    assert analyze.frozen_at(run) == {"frozen": 300}
+    analyze.command(["signals", str(run), str(run)])
+    assert capsys.readouterr().out == f"{run / 'signals.png'}\n"
+    plain = tmp_path / "plain.png"
+    analyze.draw_signals([analyze.Column(RUN.env, seen[-1], {})] * 2, plain)
+    marked = mpimg.imread(run / "signals.png")
+    assert marked.std() > 0.05
+    assert (abs(marked[..., :3] - (0x1F / 255, 0x77 / 255, 0xB4 / 255)).max(axis=2) < 0.02).sum() > 100  # the line of T_f
+    assert (abs(mpimg.imread(plain)[..., :3] - (0x1F / 255, 0x77 / 255, 0xB4 / 255)).max(axis=2) < 0.02).sum() == 0
+
+
+def test_no_signals_to_draw(tmp_path: Path) -> None:
+    train.Run(dataclasses.replace(RUN, steps=70, run_dir=tmp_path / "run")).train()
+    for arguments, words in (([], "name a run"), ([str(tmp_path / "run")], "--seer.freeze auto"), ([str(tmp_path)], "run")):
+        with pytest.raises(Mistake, match=words):
+            analyze.command(["signals", *arguments])
 
 
 def signals(step: int, **changes: float) -> Signals:
