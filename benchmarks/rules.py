@@ -87,7 +87,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
         output: Picture.
     """
     table = Table(title="When rules would have frozen")
-    for i, heading in enumerate(("run", "rule", "step", "CKA with the last encoder", "same actions", "drift")):
+    for i, heading in enumerate(("run", "rule", "step", "CKA with the last encoder", "agreement", "drift")):
         table.add_column(heading, justify="right" if i > 1 else "left")
     columns = []
     for run in runs:
@@ -98,7 +98,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
         for name, step in steps.items():
             then = next((signals for signals in history if signals.step == step), None)
             cells = ("never", "", "", "") if then is None else (f"{step:,}", f"{ahead.get(then.step, np.nan):.3f}",
-                                                              f"{then.agreement:.0%}", f"{then.drift:.2f}")  # fmt: skip
+                                                              f"{then.agreement:.2f}", f"{then.drift:.2f}")  # fmt: skip
             table.add_row(run.name, name, *cells)
     Console(width=130).print(table)
     if output:

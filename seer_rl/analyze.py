@@ -399,7 +399,7 @@ def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> Non
 # Each signal as its axis says it, from most to least telling; whether the axis is logarithmic.
 PANELS = {
     "cka": ("CKA", False),
-    "agreement": ("same actions", False),
+    "agreement": ("agreement", False),
     "error": ("error", False),
     "drift": ("drift", True),
     "travel": ("travel", True),

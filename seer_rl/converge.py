@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from seer_rl.analysis import linear_cka
 from seer_rl.augment import center_crop
@@ -36,7 +37,7 @@ class Signals:
     drift: float  # their distance, relative to their spread (the reference distance of Egeria: Wang et al., 2023)
     travel: float  # the weights' distance, relative to their norm (in place of the gradients of AutoFreeze: Liu et al., 2021)
     moved: float  # 1 - linear CKA with the encoder that the run began with
-    agreement: float  # of the greedy actions of the current heads on both embeddings: their share, or 1 - their mean distance
+    agreement: float  # of the current heads' greedy actions on both embeddings, corrected for chance (`agreement`)
     error: float  # temporal difference error of the current heads on the older embeddings, over that on the current ones
     novelty: float  # distance of observations met since to the nearest older ones, over that of older ones to each other
 
@@ -93,7 +94,7 @@ class Watch:
             drift=float((z - z_then).norm() / (z_then - z_then.mean(0)).norm().clamp(min=1e-12)),
             travel=_distance(current, self.reference),
             moved=1 - linear_cka(z, _embed(first, agent, batch.obs).flatten(1)),
-            agreement=_agreement(agent.policy(now), agent.policy(then), discrete=not batch.action.is_floating_point()),
+            agreement=agreement(*(_actions(agent.policy(obs), batch.action.is_floating_point()) for obs in (now, then))),
             error=float(errors[1] / errors[0].clamp(min=1e-12)),
             novelty=novelty(new.flatten(1), old.flatten(1)),
         )
@@ -127,6 +128,15 @@ def novelty(new: torch.Tensor, known: torch.Tensor) -> float:
     return float(outward / among) if among > 0 else (1.0 if outward == 0 else torch.inf)
 
 
+def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
+    """1 - mean |a_i - b_i| / mean |a_i - b_j| of two policies' actions [B, A] in the same states: 1 the same, 0 as by chance.
+
+    Of one-hot actions this is Cohen's kappa. Two policies that never look at the state agree by chance alone: 0.
+    """
+    by_chance = torch.cdist(a, b, p=1).mean()
+    return float(1 - (a - b).abs().sum(1).mean() / by_chance) if by_chance > 0 else 0.0
+
+
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -148,11 +158,9 @@ def _errors(agent: Agent, batch: Batch) -> torch.Tensor:
     return agent.errors(batch).abs().mean()
 
 
-def _agreement(now: torch.Tensor, then: torch.Tensor, discrete: bool) -> float:
-    """Of two policies' outputs: returns by action [B, actions], or actions [B, A] in [-1, 1]."""
-    if discrete:
-        return float((now.argmax(1) == then.argmax(1)).float().mean())
-    return float(1 - (now - then).abs().mean() / 2)
+def _actions(policy: torch.Tensor, continuous: bool) -> torch.Tensor:
+    """Actions [B, A] of what `Agent.policy` gave: those, or the one-hot code of the largest expected return."""
+    return policy if continuous else F.one_hot(policy.argmax(1), policy.shape[1]).float()
 
 
 def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:

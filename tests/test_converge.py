@@ -14,7 +14,7 @@ from seer_rl import analyze, converge, train
 from seer_rl.analysis import linear_cka
 from seer_rl.cli import Mistake
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
-from seer_rl.converge import Signals, Watch, converged, novelty
+from seer_rl.converge import Signals, Watch, agreement, converged, novelty
 from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
 from seer_rl.drqv2 import DrQv2, DrQv2Config
@@ -54,7 +54,8 @@ def test_an_encoder_that_stays_scores_so(name: str) -> None:
     signals = Watch(agent).measure(agent, replay, 2_500)
     assert signals.cka == pytest.approx(1)
     assert signals.moved == pytest.approx(0, abs=1e-6)
-    assert (signals.drift, signals.travel, signals.agreement, signals.error) == (0, 0, 1, 1)
+    assert (signals.drift, signals.travel, signals.error) == (0, 0, 1)
+    assert signals.agreement == (0 if name.startswith("rainbow") else 1)  # nothing learnt yet: it does the same everywhere
     assert torch.equal(agent.generator.get_state(), before[0])
     assert str(replay.rng.bit_generator.state) == before[1]
     assert agent.training
@@ -100,15 +101,30 @@ def test_an_encoder_that_changes(name: str) -> None:
     agent.eval()
     with torch.no_grad():
         first, second = agent.policy(now), agent.policy(then)
-    same = (
-        (first.argmax(1) == second.argmax(1)).float().mean()
-        if len(AGENTS[name][0]().obs_shape) and batch.action.dim() == 1
-        else 1 - (first - second).abs().mean() / 2
-    )
-    assert signals.agreement == pytest.approx(float(same), abs=1e-6)
+    if batch.action.dim() == 1:
+        first, second = (torch.eye(4)[one.argmax(1)] for one in (first, second))
+    assert signals.agreement == pytest.approx(agreement(first, second), abs=1e-6)
     assert signals.error != 1
     assert watch.measure(agent.train(), replay, 5_000).cka == pytest.approx(1)  # nothing changed since
     assert watch.history[1].moved == pytest.approx(signals.moved, abs=1e-6)
+
+
+def test_agreement() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # Cohen's kappa, from its table
+        a, b = rng.integers(3, size=40), rng.integers(3, size=40)
+        b = np.where(rng.random(40) < 0.6, a, b)
+        table = np.zeros((3, 3))
+        np.add.at(table, (a, b), 1 / 40)
+        chance = table.sum(0) @ table.sum(1)
+        kappa = (table.trace() - chance) / (1 - chance)
+        codes = (torch.eye(3)[torch.from_numpy(one)] for one in (a, b))
+        assert agreement(*codes) == pytest.approx(kappa, abs=1e-6)
+    x = torch.from_numpy(rng.uniform(-1, 1, (2_000, 2)))
+    assert agreement(x, x) == 1
+    assert agreement(x, x[torch.from_numpy(rng.permutation(2_000))]) == pytest.approx(0, abs=0.05)
+    assert agreement(x, x + 0.1) == pytest.approx(1 - 0.1 / (2 / 3), abs=0.02)  # two uniform numbers in [-1, 1] are 2/3 apart
+    assert agreement(x[:1].expand(50, 2), x[:1].expand(50, 2)) == 0  # the same whatever the state
 
 
 def test_novelty() -> None:
