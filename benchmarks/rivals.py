@@ -49,15 +49,33 @@ class Step:
     next_obs: Obs
 
 
-def steps(env: gym.Env[Any, Any], count: int) -> Iterator[Step]:
-    """A random player's, always the same."""
-    env.action_space.seed(0)
-    obs, _ = env.reset(seed=0)
-    for _ in range(count):
-        action = env.action_space.sample()
-        next_obs, reward, terminated, truncated, _ = env.step(action)
-        yield Step(obs, action, float(reward), terminated, truncated, next_obs)
-        obs = env.reset()[0] if terminated or truncated else next_obs
+class Recording:
+    """`count` steps of a random player, always the same. Only single frames are kept: some of the stores fill the memory."""
+
+    def __init__(self, env: gym.Env[Any, Any], count: int, stack: int) -> None:
+        self.stack, self.firsts = stack, {}
+        self.steps: list[tuple[Any, float, bool, bool, Obs]] = []
+        ended = True
+        env.action_space.seed(0)
+        obs, _ = env.reset(seed=0)
+        for i in range(count):
+            if ended:
+                self.firsts[i] = self._newest(obs)
+            action = env.action_space.sample()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            self.steps.append((action, float(reward), terminated, truncated, self._newest(obs)))
+            if ended := terminated or truncated:
+                obs, _ = env.reset()
+
+    def _newest(self, obs: Obs) -> Obs:
+        return obs[-(len(obs) // self.stack) :].copy()
+
+    def __iter__(self) -> Iterator[Step]:
+        for i, (action, reward, terminated, truncated, frame) in enumerate(self.steps):
+            if i in self.firsts:
+                frames = [self.firsts[i]] * self.stack
+            obs, frames = np.concatenate(frames), [*frames[1:], frame]
+            yield Step(obs, action, reward, terminated, truncated, np.concatenate(frames))
 
 
 class Zstd:
@@ -99,44 +117,46 @@ class Zstd:
         return Batch(self.images(index), action, torch.from_numpy(rewards), ones, self.images(index + self.n_step), index, ones)
 
 
-def measure(env_name: str, count: int, table: Table, compressed: bool) -> None:
+def measure(env_name: str, count: int, compressed: bool) -> Table:
     """A row for each store of `count` steps of an environment."""
     config = configure(env_name, preset="paper")
     with closing(build.make_env(config, training=True)) as env:
         agent = build.make_agent(config, env, 0)
-        shape, space = env.observation_space.shape or (), env.action_space
-        stack, batch = frames_in(env), config.agent.batch_size
-        frame = (shape[0] // stack, *shape[1:])
-
-        def empty() -> Replay:
-            of_actions = space.shape or (), build.action_dtype(space)
-            return Replay(shape, *of_actions, capacity=count + count // 50, stack=stack, n_step=config.agent.n_step)
-
-        replay = empty()
-        zstd = Zstd(stack, frame, config.agent.n_step, config.agent.discount)
-        theirs: dict[str, Any] = {}
-        if compressed:
-            from sb3_extra_buffers.compressed import CompressedReplayBuffer
-            from stable_baselines3.common.buffers import ReplayBuffer
-
-            spaces: Any = (env.observation_space, space)
-            theirs["Stable-Baselines3, stacks"] = ReplayBuffer(count, *spaces, device="cpu")
-            theirs[f"sb3-extra-buffers, zstd{LEVEL}"] = CompressedReplayBuffer(
-                count, *spaces, device="cpu", compression_method=f"zstd{LEVEL}"
-            )
-        first = True
-        for step in steps(env, count):
-            if first:
-                replay.start(step.obs)
-            replay.add(step.action, step.reward, step.terminated, step.truncated, step.next_obs)
-            first = step.terminated or step.truncated
-            zstd.add(step)
-            for buffer in theirs.values():
-                buffer.add(step.obs[None], step.next_obs[None], np.asarray([step.action]), np.asarray([step.reward]),
-                           np.asarray([step.terminated]), [{}])  # fmt: skip
-        replay.start(step.next_obs)
-    frames_bytes = replay.bytes_per_step
+        spaces: Any = env.observation_space, env.action_space
+        stack, batch, n_step = frames_in(env), config.agent.batch_size, config.agent.n_step
+        recording = Recording(env, count, stack)
     print(f"{env_name}: {count:,} steps recorded", file=sys.stderr, flush=True)
+    shape, of_actions = spaces[0].shape, (spaces[1].shape or (), build.action_dtype(spaces[1]))
+
+    def replay() -> Replay:
+        filled = Replay(shape, *of_actions, capacity=count + count // 50, stack=stack, n_step=n_step)
+        first = True
+        for step in recording:
+            if first:
+                filled.start(step.obs)
+            filled.add(step.action, step.reward, step.terminated, step.truncated, step.next_obs)
+            first = step.terminated or step.truncated
+        filled.start(step.next_obs)
+        return filled
+
+    def zstd() -> Zstd:
+        filled = Zstd(stack, (shape[0] // stack, *shape[1:]), n_step, config.agent.discount)
+        for step in recording:
+            filled.add(step)
+        return filled
+
+    def theirs(make: Callable[..., Any], **settings: Any) -> Any:
+        filled = make(count, *spaces, device="cpu", **settings)
+        for step in recording:
+            filled.add(step.obs[None], step.next_obs[None], np.asarray([step.action]), np.asarray([step.reward]),
+                       np.asarray([step.terminated]), [{}])  # fmt: skip
+        return filled
+
+    frames = replay()
+    frames_bytes = frames.bytes_per_step
+    table = Table(title=f"{env_name}: the same {count:,} steps in different stores")
+    for column in ("store", "bytes per step", "of frames", "samples/s, batch 32", "512", "update, ms"):
+        table.add_column(column, justify="left" if column == "store" else "right")
 
     def row(name: str, nbytes: float, sample: Callable[[int], Any], updates: bool = True) -> None:
         cells = [f"{nbytes:,.0f}", f"{frames_bytes / nbytes:.2f}x"]
@@ -145,21 +165,30 @@ def measure(env_name: str, count: int, table: Table, compressed: bool) -> None:
             cells.append(f"{size / machine.seconds(work, repeats=15):,.0f}")
         if updates:
             cells.append(f"{1e3 * machine.seconds(lambda: agent.update(sample(batch)), repeats=5):.1f}")
-        table.add_row(env_name, name, *cells)
+        table.add_row(name, *cells)
 
-    for name, buffer in theirs.items():
-        row(name, stored(buffer) / count, buffer.sample, updates=False)
-    row("frames, each once", frames_bytes, replay.sample)
-    row(f"frames, zstd level {LEVEL}", zstd.nbytes / count, zstd.sample)
-    state, segments = replay.get_state(), [bytes(segment) for segment in replay.segments()]
-    plain = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+    if compressed:
+        from sb3_extra_buffers.compressed import CompressedReplayBuffer
+        from stable_baselines3.common.buffers import ReplayBuffer
+
+        plain = theirs(ReplayBuffer)
+        row("Stable-Baselines3, stacks", stored(plain) / count, plain.sample, updates=False)
+        del plain
+        packed = theirs(CompressedReplayBuffer, compression_method=f"zstd{LEVEL}")
+        row(f"sb3-extra-buffers, zstd{LEVEL}", stored(packed) / count, packed.sample, updates=False)
+        del packed
+    row("frames, each once", frames_bytes, frames.sample)
+    del frames
+    each = zstd()
+    row(f"frames, zstd level {LEVEL}", each.nbytes / count, each.sample)
+    del each
     for kind in KINDS:
-        embeddings = empty()
-        embeddings.set_state(plain, segments)
+        embeddings = replay()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             freeze(agent, embeddings, copies=config.seer.copies, dtype=kind)
         row(f"embeddings, {kind}", embeddings.bytes_per_step, embeddings.sample)
+    return table
 
 
 def stored(buffer: Any) -> int:
@@ -170,7 +199,7 @@ def stored(buffer: Any) -> int:
 
 
 def main(envs: tuple[str, ...] = ATARI + DMC, steps: int = 50_000, rivals: bool = True) -> None:
-    """Print the table.
+    """Print a table for each environment.
 
     Args:
         envs: Environments.
@@ -179,15 +208,12 @@ def main(envs: tuple[str, ...] = ATARI + DMC, steps: int = 50_000, rivals: bool 
     """
     train.tune_cpu()
     torch.set_num_threads(1)
-    table = Table(title=f"The same {steps:,} steps in different stores")
-    for column in ("", "store", "bytes per step", "of frames", "samples/s, batch 32", "512", "update, ms"):
-        table.add_column(column, justify="left" if column in ("", "store") else "right")
+    console = Console(width=130)
     for name in envs:
         begun = time.perf_counter()
-        measure(name, steps, table, rivals)
+        table = measure(name, steps, rivals)
         print(f"{name}: measured, {time.perf_counter() - begun:.0f} s in all", file=sys.stderr, flush=True)
-    console = Console(width=130)
-    console.print(table)
+        console.print(table)
     console.print(machine.name(), highlight=False, soft_wrap=True)
 
 

@@ -22,10 +22,11 @@ from seer_rl.replay import Batch, Replay
 EVERY = 2_500  # agent steps between measurements
 SAMPLES = 256  # transitions of a measurement
 
-IN_A_ROW = 2
-STILL = 0.98  # CKA
-LEARNT = 0.02
-FAMILIAR = 1.5
+# The rule's only setting, the same for all games and tasks (docs/beyond.md says where it is from).
+IN_A_ROW = 2  # measurements
+STILL = 0.99  # the least CKA
+HEEDED = 0.7  # the least agreement: heads that look at the embeddings, and hardly notice that they are older
+FAMILIAR = 2 / 3, 3 / 2  # novelty: neither more nor much less varied than what is stored
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,12 @@ def _actions(policy: torch.Tensor, continuous: bool) -> torch.Tensor:
 def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:
     """Whether to freeze now, at the last of the measurements.
 
-    Between `earliest` and `latest`: where in the last `IN_A_ROW` measurements embeddings kept their geometry, the encoder is no
-    longer the one it began as (one that has learnt nothing does not change either), and what is met is like what is stored (one
-    that has not explored will still change).
+    Between `earliest` and `latest`: where in the last `IN_A_ROW` measurements embeddings kept their geometry, the heads acted
+    alike on older ones, and what was met is like what is stored. An encoder that has learnt nothing does not change either: its
+    heads act alike too, but whatever they see, which is agreement by chance. One that has not explored will still change: new
+    places make what is met more varied, being stuck in one makes it less.
     """
     recent = history[-IN_A_ROW:]
-    calm = [s.cka >= STILL and s.moved >= LEARNT and s.novelty <= FAMILIAR for s in recent]
+    calm = [s.cka >= STILL and s.agreement >= HEEDED and FAMILIAR[0] <= s.novelty <= FAMILIAR[1] for s in recent]
     step = history[-1].step
     return step >= latest or (step >= earliest and len(calm) == IN_A_ROW and all(calm))

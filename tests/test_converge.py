@@ -223,7 +223,7 @@ def test_the_rule() -> None:
     calm = [signals(2_500 * i) for i in range(1, 9)]
     assert [converged(calm[:i], 10_000, 20_000) for i in range(1, 9)] == [False] * 3 + [True] * 5
     assert not converged(calm[:1], 0, 20_000)  # once is not enough
-    for restless in ({"cka": 0.9}, {"moved": 0.001}, {"novelty": 3.0}):
+    for restless in ({"cka": 0.9}, {"agreement": 0.5}, {"novelty": 3.0}, {"novelty": 0.3}):
         for late in (-1, -2):
             history = list(calm)
             history[late] = signals(history[late].step, **restless)
