@@ -1,0 +1,139 @@
+"""The tables and the picture of docs/beyond.md, from the runs of its study, finished or not.
+
+    seer sweep docs/beyond.toml --jobs 2
+    python -m benchmarks.beyond runs/beyond --output docs/beyond.png
+
+Returns are those of the last evaluation of runs that have ended; intervals are rliable's, over seeds.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from seer_rl import stats
+from seer_rl.console import count
+from seer_rl.results import Result, find, group
+
+Arms = dict[str, list[Result]]
+
+
+def row(cells: Sequence[str]) -> None:
+    """A line of a Markdown table."""
+    print(f"| {' | '.join(cells)} |")
+
+
+def head(cells: Sequence[str]) -> None:
+    print()
+    row(cells)
+    row(["---", *["---:"] * (len(cells) - 1)])
+
+
+def estimate(scores: Sequence[float]) -> str:
+    """Mean, and its interval where there are several."""
+    if len(scores) < 2:
+        return f"{np.mean(scores):,.0f}"
+    mean, low, high = (float(one[0]) for one in stats.curve(np.array(scores)[:, None, None]))
+    return f"{mean:,.0f} [{low:,.0f}, {high:,.0f}]"
+
+
+def of_game(env: str, arms: Arms) -> None:
+    """Returns and costs of every arm."""
+    head([env, "return [95%]", "each seed", "T_f", "FLOPs", "minutes", "steps held", "bytes a step"])
+    for name, runs in arms.items():
+        returns = [run.returns[-1] for run in runs]
+        end = [np.array([float(run.config.steps)]) for run in runs]
+        flops, seconds = (
+            np.mean([run.along(axis, at)[0] for run, at in zip(runs, end, strict=True)]) for axis in ("flops", "seconds")
+        )
+        held, size = (np.mean([run.metrics[f"replay/{which}"][-1][1] for run in runs]) for which in ("steps", "bytes_per_step"))
+        freezes = " ".join("never" if run.freeze_step is None else f"{run.freeze_step:,}" for run in runs)
+        row([name, estimate(returns), " ".join(f"{one:,.0f}" for one in returns), freezes, count(float(flops)),
+             f"{seconds / 60:.0f}", f"{held:,.0f}", f"{size:,.0f}"])  # fmt: skip
+
+
+def across(games: dict[str, Arms], reference: str) -> dict[str, stats.Estimate]:
+    """IQM of human-normalised returns over the games that every arm has finished, and comparisons with `reference`."""
+    names = list(dict.fromkeys(name for arms in games.values() for name in arms))
+    whole = {env: arms for env, arms in games.items() if all(name in arms for name in names)}
+    if len(whole) < 2:
+        return {}
+    seeds = min(len(runs) for arms in whole.values() for runs in arms.values())
+    scores = {
+        name: np.array([[stats.normalised(env, run.returns[-1]) for env, arms in whole.items() for run in [arms[name][i]]]
+                        for i in range(seeds)], float)
+        for name in names
+    }  # fmt: skip
+    head([f"{len(whole)} games, {seeds} seeds", "IQM [95%]", "mean [95%]", f"better than {reference} [95%]"])
+    found = {}
+    for name, values in scores.items():
+        aggregates = stats.aggregates(values)
+        found[name] = aggregates["IQM"]
+        cells = [f"{one.point:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in (aggregates["IQM"], aggregates["mean"])]
+        better = stats.improvement(values, scores[reference])
+        row([name, *cells, "" if name == reference else f"{better.point:.2f} [{better.low:.2f}, {better.high:.2f}]"])
+    return found
+
+
+def draw(games: dict[str, Arms], iqm: dict[str, stats.Estimate], output: Path) -> None:
+    """Returns along steps and along operations of every game, mean and interval; ticks: T_f. To the right the IQM."""
+    names = list(dict.fromkeys(name for arms in games.values() for name in arms))
+    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(3.2 * len(games) + 2.4, 5.2), layout="constrained")
+        axes = figure.subplots(2, len(games) + 1, squeeze=False, width_ratios=[1] * len(games) + [0.7])
+        for j, (env, arms) in enumerate(games.items()):
+            for name, runs in arms.items():
+                colour, steps = f"C{names.index(name)}", runs[0].steps
+                runs = [run for run in runs if len(run.steps) == len(steps)]
+                mean, low, high = stats.curve(np.array([run.returns for run in runs])[:, None, :])
+                flops = np.mean([run.along("flops", steps) for run in runs], axis=0)
+                for axis, x in ((axes[0, j], steps / 1e3), (axes[1, j], flops / 1e12)):
+                    axis.plot(x, mean, color=colour, marker="o", ms=3, lw=1.3, label=name)
+                    axis.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+                for run in runs:
+                    if run.freeze_step is not None:
+                        axes[0, j].plot(run.freeze_step / 1e3, 0.02, marker="|", ms=9, mew=1.6, color=colour,
+                                        transform=axes[0, j].get_xaxis_transform())  # fmt: skip
+            axes[0, j].set_title(env, fontsize=9)
+            axes[0, j].set_xlabel("thousand agent steps (ticks: T_f)")
+            axes[1, j].set_xlabel("TFLOPs, the paper's count")
+        axes[0, 0].set_ylabel("return")
+        axes[1, 0].set_ylabel("return")
+        for i, (name, one) in enumerate(iqm.items()):
+            axes[0, -1].plot([one.low, one.high], [-i, -i], color=f"C{names.index(name)}", lw=4, alpha=0.4)
+            axes[0, -1].plot(one.point, -i, "o", color=f"C{names.index(name)}")
+        axes[0, -1].set_yticks([-i for i in range(len(iqm))], list(iqm))
+        axes[0, -1].set_title("IQM, human-normalised", fontsize=9)
+        if not iqm:
+            axes[0, -1].set_axis_off()
+        axes[1, -1].set_axis_off()
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        axes[1, -1].legend(handles, labels, frameon=False, loc="center left")
+        figure.savefig(output, dpi=130)
+
+
+def main(runs: tyro.conf.Positional[Path], output: Path | None = None, reference: str = "paper") -> None:
+    """Print the tables, and draw.
+
+    Args:
+        runs: Directory of the study's runs.
+        output: Picture.
+        reference: The arm that the others are compared with.
+    """
+    found = [run for run in find([runs], lambda text: print(text, file=sys.stderr)) if run.has_ended]
+    if not found:
+        sys.exit(f"{runs} holds no run that has ended yet")
+    games = group(found)
+    for env, arms in games.items():
+        of_game(env, arms)
+    iqm = across(games, reference)
+    if output:
+        draw(games, iqm, output)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
