@@ -81,9 +81,12 @@ class Codec:
         """What was encoded, [..., *shape] float32."""
         q = torch.from_numpy(stored)
         if self.kind == "uint4":
-            q = torch.cat([q & 15, q >> 4], dim=-1)[..., : int(np.prod(self.shape))].contiguous()
-            q = q.view(*q.shape[:-1], *self.shape)
-        return torch.addcmul(self.low, q.float(), self.step) if self.kind in BITS else q.float()
+            half = q.shape[-1]
+            both = torch.empty(*q.shape[:-1], 2 * half)
+            both[..., :half], both[..., half:] = q & 15, q >> 4
+            q = both[..., : int(np.prod(self.shape))].reshape(*q.shape[:-1], *self.shape)
+        q = q.float()
+        return torch.addcmul(self.low, q, self.step, out=q) if self.kind in BITS else q
 
     def get_state(self) -> dict[str, Any]:
         """Everything, as plain values and tensors."""
