@@ -79,13 +79,13 @@ class Codec:
 
     def decode(self, stored: Stored) -> torch.Tensor:
         """What was encoded, [..., *shape] float32."""
-        q = torch.from_numpy(stored)
         if self.kind == "uint4":
-            half = q.shape[-1]
-            both = torch.empty(*q.shape[:-1], 2 * half)
-            both[..., :half], both[..., half:] = q & 15, q >> 4
-            q = both[..., : int(np.prod(self.shape))].reshape(*q.shape[:-1], *self.shape)
-        q = q.float()
+            *batch, half = stored.shape
+            integers = np.empty((*batch, 2 * half), np.uint8)
+            np.bitwise_and(stored, 15, out=integers[..., :half])
+            np.right_shift(stored, 4, out=integers[..., half:])
+            stored = integers[..., : int(np.prod(self.shape))].reshape(*batch, *self.shape)
+        q = torch.from_numpy(stored).float()
         return torch.addcmul(self.low, q, self.step, out=q) if self.kind in BITS else q
 
     def get_state(self) -> dict[str, Any]:
