@@ -80,12 +80,13 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
 def _hsic(x: torch.Tensor, y: torch.Tensor) -> float:
     """Unbiased estimate of the Hilbert-Schmidt independence criterion with linear kernels K = x x^T and L = y y^T.
 
-    Their diagonals are left out. All sums over the n x n matrices come from [n, units] ones: n may be tens of thousands.
+    Their diagonals are left out. Samples may be tens of thousands, or units: the matrices are as small as the fewer of them.
     """
     n = len(x)
     diagonal_k, diagonal_l = x.square().sum(dim=1), y.square().sum(dim=1)
     rows_k, rows_l = x @ x.sum(dim=0) - diagonal_k, y @ y.sum(dim=0) - diagonal_l  # sums of rows without it
-    trace = (x.T @ y).square().sum() - diagonal_k @ diagonal_l
+    products = (x @ x.T * (y @ y.T)).sum() if n < min(x.shape[1], y.shape[1]) else (x.T @ y).square().sum()
+    trace = products - diagonal_k @ diagonal_l
     sums = rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2))
     return float((trace + sums - 2 / (n - 2) * (rows_k @ rows_l)) / (n * (n - 3)))
 

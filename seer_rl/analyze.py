@@ -405,6 +405,7 @@ PANELS = {
     "travel": ("travel", True),
     "moved": ("1 - CKA with\nthe first", False),
     "novelty": ("novelty", True),
+    "progress": ("progress", False),
 }
 
 

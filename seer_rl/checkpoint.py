@@ -25,7 +25,7 @@ from seer_rl.config import TrainConfig, from_toml, name_of, to_toml
 
 CONFIG, AGENT, CHECKPOINTS, ANALYSIS = "config.toml", "agent.safetensors", "checkpoints", "analysis"
 HEADER = "seer-rl"  # of agent files: the entry that says whose weights they are
-FORMAT = 2  # of manifests
+FORMAT = 3  # of manifests
 DIGEST = 64  # letters of the name of a blob: the SHA-256 of what is in it
 Bytes = bytes | memoryview
 

@@ -18,7 +18,7 @@ BITS = {"uint8": 8, "uint4": 4}
 OUTSIDE = {"uint8": 0.0005, "uint4": 0.005}
 NARROWEST = 1 / 16  # the least width of a dimension's grid, of the median width: units that were silent may speak later
 
-EXAMPLES = 2_000  # arrays that a grid is made from
+EXAMPLES = 2_000  # observations that a grid is made from
 EXAMPLES_BYTES = 64_000_000  # and how much they may be
 
 Stored = NDArray[Any]
@@ -31,11 +31,11 @@ def layout(kind: Kind, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     return kind, shape
 
 
-def examples(kind: Kind, shape: tuple[int, ...], available: int) -> int:
-    """How many of `available` arrays of `shape` to make the grid from; none where there is no grid."""
+def examples(kind: Kind, shape: tuple[int, ...], available: int, copies: int) -> int:
+    """How many of `available` observations, `copies` arrays of `shape` each, make the grid; none where there is no grid."""
     if kind not in BITS:
         return 0
-    return min(available, EXAMPLES, max(32, EXAMPLES_BYTES // (4 * int(np.prod(shape)))))
+    return min(available, EXAMPLES, max(32, EXAMPLES_BYTES // (4 * int(np.prod(shape)) * copies)))
 
 
 class Codec:
@@ -109,15 +109,14 @@ def grid(examples: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.Tensor
     A grid spans all but `OUTSIDE` of a dimension's examples at either end. Where none is negative (after a ReLU) it begins at
     0, and the positive ones alone decide where it ends, so that a unit that seldom speaks is not taken for silent.
     """
-    x = examples.detach().cpu().double().transpose(0, 1).flatten(1)  # [dimensions, samples]
-    outside = OUTSIDE[kind]
-    if one_sided := bool((x >= 0).all()):
-        x = torch.where(x > 0, x, torch.nan)
-    x = x.sort(dim=1).values  # NaN last
-    count = (~x.isnan()).sum(dim=1, keepdim=True)
-    last = (count - 1).clamp(min=0)
-    high = x.gather(1, (last * (1 - outside)).round().long())[:, 0].nan_to_num(0.0)
-    low = torch.zeros_like(high) if one_sided else x.gather(1, (last * outside).round().long())[:, 0]
+    outside, one_sided = OUTSIDE[kind], bool((examples >= 0).all())
+    low, high = torch.zeros(2, examples.shape[1], dtype=torch.float64)
+    for i, of_one in enumerate(examples.detach().transpose(0, 1)):  # one dimension after the other: sorting takes memory
+        x = of_one.flatten().cpu().double()
+        x = (x[x > 0] if one_sided else x).sort().values
+        if len(x):
+            last = len(x) - 1
+            high[i], low[i] = x[round(last * (1 - outside))], 0.0 if one_sided else x[round(last * outside)]
     width = high - low
     known = width[width > 0]
     least = float(known.median()) * NARROWEST if len(known) else 1.0

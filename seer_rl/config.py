@@ -76,7 +76,7 @@ class SeerConfig:
     earliest: int = 10_000
     """Of an automatic freeze, in agent steps."""
     latest: int | None = None
-    """Of an automatic freeze. None: half of the run."""
+    """Of an automatic freeze. None: half of the run, and not before the earliest."""
     layers: int | None = None
     """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
     copies: int = 4

@@ -95,7 +95,7 @@ class Display:
             "phase": {"fill": "filling the replay", "images": "images", "embeddings": "embeddings"}[phase.name],
             "step": f"{run.step:,} of {config.steps:,}",
             "speed": f"{phase.steps_per_second:.0f} steps/s",
-            "return": ("no game finished yet" if math.isnan(run.last_return) else f"{run.last_return:,.0f}") + evaluated,
+            "return": (f"{run.scores[-1]:,.0f}" if run.scores else "no game finished yet") + evaluated,
             "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}",
             "FLOPs": count(run.flops[0]),
             "left": f"{duration(left)} at this speed",

@@ -20,13 +20,16 @@ from seer_rl.augment import center_crop
 from seer_rl.replay import Batch, Replay
 
 EVERY = 2_500  # agent steps between measurements
-SAMPLES = 256  # transitions of a measurement
+SAMPLES = 256  # transitions of a measurement, and observations of each of the stretches that are compared
+ENCODED = 8 * SAMPLES  # observations that a measurement sends through an encoder
+GAMES = 10  # the latest training games, whose scores are compared with a random player's
 
 # The rule's only setting, the same for all games and tasks (docs/beyond.md says where it is from).
 IN_A_ROW = 2  # measurements
 STILL = 0.99  # the least CKA
 HEEDED = 0.7  # the least agreement: heads that look at the embeddings, and hardly notice that they are older
-FAMILIAR = 2 / 3, 3 / 2  # novelty: neither more nor much less varied than what is stored
+FAMILIAR = 2 / 3, 3 / 2  # novelty: neither new places, nor stuck in one
+LEARNT = 0.75  # the least progress
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Signals:
     moved: float  # 1 - linear CKA with the encoder that the run began with
     agreement: float  # of the current heads' greedy actions on both embeddings, corrected for chance (`agreement`)
     error: float  # temporal difference error of the current heads on the older embeddings, over that on the current ones
-    novelty: float  # distance of observations met since to the nearest older ones, over that of older ones to each other
+    novelty: float  # how far from what was known before is what was met since, compared with a stretch earlier (`novelty`)
+    progress: float  # probability that one of the latest games scored more than a random player's (`progress`)
 
 
 class Agent(Protocol):
@@ -70,19 +74,16 @@ class Watch:
         self.history: list[Signals] = []
 
     @torch.no_grad()
-    def measure(self, agent: Agent, replay: Replay, step: int) -> Signals:
-        """Measure, keep it in `history`, and take the encoder of now for the next time's reference."""
+    def measure(self, agent: Agent, replay: Replay, step: int, scored: float = 0.0) -> Signals:
+        """Measure, keep it in `history`, and take the encoder of now for the next time's reference. scored: the progress."""
         states = agent.generator.get_state(), replay.rng.bit_generator.state
         agent.eval()
         device = next(agent.lower.parameters()).device
         batch = replay.sample(SAMPLES).to(device)
-        since = min(EVERY, replay.size // 2)
-        ages = [
-            np.linspace(*span, SAMPLES).round().astype(np.int64)
-            for span in ((0, since - 1), (since, replay.size - replay.stack))
-        ]
+        since = min(EVERY, (replay.size - replay.stack) // 3)  # records of each stretch
+        ages = (np.linspace(i * since, (i + 1) * since - 1, SAMPLES).round().astype(np.int64) for i in range(3))
         met = (replay.aged(age).to(device) for age in ages)
-        now, after, new, old = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, *met))
+        now, after, *stretches = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, *met))
         older, first = copy.deepcopy(agent.lower), copy.deepcopy(agent.lower)
         older.load_state_dict(self.reference)
         first.load_state_dict(self.initial)
@@ -97,7 +98,8 @@ class Watch:
             moved=1 - linear_cka(z, _embed(first, agent, batch.obs).flatten(1)),
             agreement=agreement(*(_actions(agent.policy(obs), batch.action.is_floating_point()) for obs in (now, then))),
             error=float(errors[1] / errors[0].clamp(min=1e-12)),
-            novelty=novelty(new.flatten(1), old.flatten(1)),
+            novelty=novelty(*(z.flatten(1) for z in stretches)),
+            progress=scored,
         )
         agent.train()
         agent.generator.set_state(states[0])
@@ -119,14 +121,24 @@ class Watch:
         self.history = [Signals(**signals) for signals in state["history"]]
 
 
-def novelty(new: torch.Tensor, known: torch.Tensor) -> float:
-    """Mean distance of new [m, d] to the nearest of known [n, d], over the mean distance of known ones to their nearest others.
+def novelty(new: torch.Tensor, known: torch.Tensor, older: torch.Tensor) -> float:
+    """Mean distance of new to the nearest of known, over that of known to the nearest of older: [n, d] of equal stretches.
 
-    About 1 where new ones are like known ones; 1 where all are the same.
+    About 1 where what is met does not change, however alike neighbours in time are; 1 where all is the same.
     """
-    outward = torch.cdist(new, known).amin(1).mean()
-    among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(1).mean()
-    return float(outward / among) if among > 0 else (1.0 if outward == 0 else torch.inf)
+    now, before = torch.cdist(new, known).amin(1).mean(), torch.cdist(known, older).amin(1).mean()
+    return float(now / before) if before > 0 else (1.0 if now == 0 else torch.inf)
+
+
+def progress(scores: Sequence[float], random: Sequence[float]) -> float:
+    """Probability that one of `scores` is above one of a random player's, ties counting half (Mann and Whitney); 0 of none.
+
+    0.5 for a player like the random one.
+    """
+    if not scores or not random:
+        return 0.0
+    a, b = np.array(scores)[:, None], np.array(random)
+    return float(np.mean((a > b) + 0.5 * (a == b)))
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -167,12 +179,12 @@ def _actions(policy: torch.Tensor, continuous: bool) -> torch.Tensor:
 def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:
     """Whether to freeze now, at the last of the measurements.
 
-    Between `earliest` and `latest`: where in the last `IN_A_ROW` measurements embeddings kept their geometry, the heads acted
-    alike on older ones, and what was met is like what is stored. An encoder that has learnt nothing does not change either: its
-    heads act alike too, but whatever they see, which is agreement by chance. One that has not explored will still change: new
-    places make what is met more varied, being stuck in one makes it less.
+    Between `earliest` and `latest`: where in the last `IN_A_ROW` measurements embeddings kept their geometry and the heads
+    acted alike on older ones. An encoder that has learnt nothing does not change either; its agent plays like a random one.
+    One that has not explored will still change: new places raise novelty, and being stuck in one lowers it.
     """
     recent = history[-IN_A_ROW:]
-    calm = [s.cka >= STILL and s.agreement >= HEEDED and FAMILIAR[0] <= s.novelty <= FAMILIAR[1] for s in recent]
+    still = [s.cka >= STILL and s.agreement >= HEEDED for s in recent]
+    explored = [s.progress >= LEARNT and FAMILIAR[0] <= s.novelty <= FAMILIAR[1] for s in recent]
     step = history[-1].step
-    return step >= latest or (step >= earliest and len(calm) == IN_A_ROW and all(calm))
+    return step >= latest or (step >= earliest and len(recent) == IN_A_ROW and all(still) and all(explored))

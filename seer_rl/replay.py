@@ -223,7 +223,7 @@ class Replay:
 
     @property
     def observation(self) -> torch.Tensor:
-        """[1, ...] the current observation as it is stored: a uint8 stack, or what `rewrite`'s function made of it."""
+        """[1, ...] the current observation: a uint8 stack, or what `rewrite`'s function made of it, before it is stored."""
         return self._observation
 
     @property
@@ -367,7 +367,8 @@ class Replay:
 
         Order, episodes, returns and priorities stay. Dropped are the oldest records where the results take more room than
         the frames or where `capacity` is less than what is stored, and the up to `stack` - 1 records whose stack has lost a
-        frame to the write head. Peak memory: the arena and one chunk. Pages no longer needed go back to the system.
+        frame to the write head. Peak memory: the arena and one chunk; before that, the examples of a grid. Pages no longer
+        needed go back to the system.
         """
         if self._rewriter is not None:
             raise RuntimeError("the replay has been rewritten already: the images are gone")
@@ -422,7 +423,7 @@ class Replay:
 
     def _fitted(self, fn: Rewriter, kind: Kind, example: torch.Tensor) -> Codec:
         """How to store results like `example` [1, copies, ...]."""
-        count = examples(kind, tuple(example.shape[2:]), self._size)
+        count = examples(kind, tuple(example.shape[2:]), self._size, len(example[0]))
         places = (self._oldest + np.linspace(0, self._size - 1, count).astype(np.int64)) % self.capacity
         results = [example[0]]
         for begin in range(0, count, REWRITE_CHUNK):
@@ -432,7 +433,7 @@ class Replay:
 
     @property
     def clipped(self) -> float:
-        """Share of the numbers stored since the rewrite that lay outside the grid. NaN where there is none."""
+        """Share of all numbers stored since the rewrite that lay outside the grid. NaN where there is none."""
         codec = self._codec
         return codec.clipped / codec.written if codec and codec.written else float("nan")
 

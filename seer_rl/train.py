@@ -22,7 +22,7 @@ from seer_rl import build, checkpoint, envs
 from seer_rl.codec import examples
 from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
 from seer_rl.config import TrainConfig, check
-from seer_rl.converge import EVERY, Watch, converged
+from seer_rl.converge import ENCODED, EVERY, GAMES, Watch, converged, progress
 from seer_rl.envs.apart import Apart, EnvironmentFailed
 from seer_rl.logger import Logger, read
 from seer_rl.networks import output_shape
@@ -32,7 +32,7 @@ LOCK = ".lock"
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
 SAVING = "writing a checkpoint"
-PROGRESS = ("step", "frozen_at", "restarted", "flops", "freeze_seconds", "last_return", "random_scores", "evaluations")
+PROGRESS = ("step", "frozen_at", "restarted", "flops", "freeze_seconds", "scores", "random_scores", "evaluations")
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
 
@@ -109,7 +109,7 @@ class Run:
         self.phases = [self._phase("fill")]
         self.flops = (0, 0)  # so far: (paper, true)
         self.freeze_seconds = float("nan")
-        self.last_return = float("nan")  # score of the latest whole training game
+        self.scores: list[float] = []  # of the latest whole training games
         self.random_scores: list[float] = []
         self.evaluations: list[tuple[int, list[float]]] = []  # (step, scores)
         self.doing = ""  # what other than training is going on
@@ -261,8 +261,9 @@ class Run:
         if not math.isfinite(reward):
             raise Fault(f"the reward is {reward} at step {self.step:,}; {self._way_back()}")
         if "episode" in info:
-            self.last_return = info["episode"]["r"]
-            logger.log(self.step, {"charts/episodic_return": self.last_return, "charts/episodic_length": info["episode"]["l"]})
+            score = float(info["episode"]["r"])
+            self.scores = [*self.scores, score][-GAMES:]
+            logger.log(self.step, {"charts/episodic_return": score, "charts/episodic_length": info["episode"]["l"]})
         if first is not None:
             self.replay.start(first)
 
@@ -310,18 +311,22 @@ class Run:
         seer = self.config.seer
         if not self.watch:
             return self.step == seer.freeze_step
-        if self.phases[-1].name != "images" or self.step % EVERY:
+        latest = seer.latest or max(seer.earliest, self.config.steps // 2)
+        if self.phases[-1].name != "images" or (self.step % EVERY and self.step != latest):
             return False
         history = self.watch.history
         if not history or history[-1].step != self.step:  # else a resumed run has it already
-            signals = asdict(self.watch.measure(self.agent, self.replay, self.step))
+            scored = progress(self.scores, self.random_scores)
+            signals = asdict(self.watch.measure(self.agent, self.replay, self.step, scored))
+            self._count(self.costs.freeze(ENCODED // self.costs.copies))
             logger.log(self.step, {f"seer/{name}": value for name, value in signals.items() if name != "step"})
-        return converged(history, seer.earliest, seer.latest or self.config.steps // 2)
+        return converged(history, seer.earliest, latest)
 
     def _freeze(self, logger: Logger) -> None:
         self._measure()
         seer, size = self.config.seer, self.replay.size
-        fitted = examples(seer.dtype, output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8), size)
+        z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
+        fitted = examples(seer.dtype, z, size, self.costs.copies)
         self._count(self.costs.freeze(size + fitted))
         started = time.perf_counter()
         freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._allow)

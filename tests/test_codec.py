@@ -128,10 +128,10 @@ def test_integers_need_a_grid() -> None:
 
 
 def test_examples_are_bounded() -> None:
-    assert examples("float32", (576,), 50_000) == 0
-    assert examples("uint8", (576,), 50_000) == EXAMPLES
-    assert examples("uint4", (576,), 7) == 7
-    assert examples("uint8", (32, 41, 41), 50_000) * 4 * 32 * 41 * 41 <= 64_000_000
+    assert examples("float32", (576,), 50_000, 1) == 0
+    assert examples("uint8", (576,), 50_000, 1) == EXAMPLES
+    assert examples("uint4", (576,), 7, 1) == 7
+    assert examples("uint8", (32, 41, 41), 50_000, 4) * 4 * 32 * 41 * 41 * 4 <= 64_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from seer_rl import analyze, converge, train
 from seer_rl.analysis import linear_cka
 from seer_rl.cli import Mistake
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
-from seer_rl.converge import Signals, Watch, agreement, converged, novelty
+from seer_rl.converge import Signals, Watch, agreement, converged, novelty, progress
 from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
 from seer_rl.drqv2 import DrQv2, DrQv2Config
@@ -129,15 +129,36 @@ def test_agreement() -> None:
 
 def test_novelty() -> None:
     known = torch.stack(torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij"), -1).view(-1, 2)  # one apart
-    assert novelty(torch.tensor([[20.0, 5.0], [5.0, -3.0], [4.0, 4.0]]), known) == pytest.approx((11 + 3 + 0) / 3)
-    assert novelty(known[:7], known) == 0  # seen before
-    assert novelty(torch.tensor([[0.5, 0.5], [4.0, 12.0]]), known) == pytest.approx((0.5**0.5 + 3) / 2)
-    assert novelty(torch.zeros(3, 2), torch.zeros(5, 2)) == 1
-    assert novelty(torch.ones(3, 2), torch.zeros(5, 2)) == float("inf")
-    rng = torch.Generator().manual_seed(3)
-    like, unlike = (torch.randn(256, 8, generator=rng) + shift for shift in (0, 5))
-    assert novelty(like, torch.randn(256, 8, generator=rng)) == pytest.approx(1, abs=0.1)
-    assert novelty(unlike, like) > 3
+    older = known + torch.tensor([0.0, 2.0])  # two of ten rows are 1 and 2 away from it
+    new = torch.tensor([[20.0, 5.0], [5.0, -3.0], [4.0, 4.0]])
+    assert novelty(new, known, older) == pytest.approx((11 + 3 + 0) / 3 / 0.3)
+    assert novelty(known[:7], known, older) == 0  # seen before
+    zeros = torch.zeros(5, 2)
+    assert novelty(torch.zeros(3, 2), zeros, zeros) == 1
+    assert novelty(torch.ones(3, 2), zeros, zeros) == float("inf")
+
+
+@pytest.mark.parametrize("size", [1_000, 2_000, 8_000])
+def test_novelty_of_what_does_not_change_is_1_however_long_the_memory(size: int) -> None:
+    """A walk around one place, whose steps look like their neighbours for 50 of them; another that then goes elsewhere."""
+    rng = np.random.default_rng(size)
+    found = []
+    for _ in range(20):
+        walk = np.zeros((3 * size, 8))
+        for i in range(1, 3 * size):
+            walk[i] = 0.98 * walk[i - 1] + rng.normal(size=8)
+        older, known, new = torch.from_numpy(walk).float().chunk(3)
+        found.append(novelty(*(stretch[:: size // 250] for stretch in (new, known, older))))
+    assert np.median(found) == pytest.approx(1, abs=0.15)
+    assert novelty(*(stretch[:: size // 250] for stretch in (new + 20, known, older))) > 2
+
+
+def test_progress() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(5, size=10).tolist(), rng.integers(4, size=12).tolist()
+    assert progress(a, b) == pytest.approx(np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in b]))
+    assert (progress([1, 2], [0]), progress([0], [0]), progress([-1], [0])) == (1, 0.5, 0)
+    assert progress([], [1.0]) == progress([1.0], []) == 0
 
 
 RUN = TrainConfig(
@@ -162,7 +183,7 @@ def test_measuring_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     one, other = read(tmp_path / "watched"), read(tmp_path / "plain")
     assert [step for step, _ in one["seer/cka"]] == list(range(100, 400, 50))
     for name, values in other.items():
-        if not name.startswith("charts/") or name == "charts/episodic_return":
+        if not name.startswith(("charts/", "compute/")) or name == "charts/episodic_return":
             assert one[name] == values, name
     assert (tmp_path / "watched" / "agent.safetensors").read_bytes() == (tmp_path / "plain" / "agent.safetensors").read_bytes()
 
@@ -215,7 +236,7 @@ def test_no_signals_to_draw(tmp_path: Path) -> None:
 
 
 def signals(step: int, **changes: float) -> Signals:
-    calm = Signals(step, cka=1.0, drift=0.1, travel=0.01, moved=0.5, agreement=1.0, error=1.0, novelty=1.0)
+    calm = Signals(step, cka=1.0, drift=0.1, travel=0.01, moved=0.5, agreement=1.0, error=1.0, novelty=1.0, progress=1.0)
     return dataclasses.replace(calm, **changes)  # type: ignore[arg-type]
 
 
@@ -223,7 +244,7 @@ def test_the_rule() -> None:
     calm = [signals(2_500 * i) for i in range(1, 9)]
     assert [converged(calm[:i], 10_000, 20_000) for i in range(1, 9)] == [False] * 3 + [True] * 5
     assert not converged(calm[:1], 0, 20_000)  # once is not enough
-    for restless in ({"cka": 0.9}, {"agreement": 0.5}, {"novelty": 3.0}, {"novelty": 0.3}):
+    for restless in ({"cka": 0.9}, {"agreement": 0.5}, {"novelty": 3.0}, {"novelty": 0.3}, {"progress": 0.5}):
         for late in (-1, -2):
             history = list(calm)
             history[late] = signals(history[late].step, **restless)
