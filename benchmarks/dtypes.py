@@ -4,7 +4,7 @@
     python -m benchmarks.dtypes --env dmc/cartpole-swingup --steps 3000 --batch-size 32        # CURL
 
 It trains an agent on images, then computes the losses of the same transitions on embeddings as they are, and as each dtype
-gives them back. The grids of the integers are made from one half of the transitions, losses from the other.
+gives them back. The grids of the integers are made from another sample of the replay.
 """
 
 import tempfile

@@ -5,6 +5,8 @@
 
 Every store holds the same real steps of a random player. Bytes per step are all bytes of the store over its steps: Python's
 objects, where a store keeps some, and actions, rewards and flags too. An update is the preset's agent's, sampling included.
+Stable-Baselines3's buffers hold every stack once (optimize_memory_usage) and sample single steps; the others sample n-step
+returns. Embeddings are those of an encoder as it begins: what they cost does not depend on what they say.
 """
 
 import functools
@@ -101,7 +103,8 @@ class Zstd:
     @property
     def nbytes(self) -> int:
         objects = sum(map(sys.getsizeof, self.frames)) + sys.getsizeof(self.frames)
-        return objects + np.asarray(self.actions).nbytes + 4 * len(self.rewards) + len(self.frames)
+        actions = np.asarray(self.actions)  # counted as this package holds them: one byte, or float32
+        return objects + actions.size * (4 if actions.dtype.kind == "f" else 1) + 4 * len(self.rewards) + len(self.frames)
 
     def images(self, index: NDArray[np.int64]) -> torch.Tensor:
         many = [self.decompress(self.frames[i]) for last in index for i in range(last - self.stack + 1, last + 1)]
@@ -146,14 +149,16 @@ def measure(env_name: str, count: int, compressed: bool) -> Table:
         return filled
 
     def theirs(make: Callable[..., Any], **settings: Any) -> Any:
-        filled = make(count, *spaces, device="cpu", **settings)
+        filled = make(
+            count, *spaces, device="cpu", optimize_memory_usage=True, handle_timeout_termination=False, **settings
+        )  # every stack once, not again as the one before's next
         for step in recording:
             filled.add(step.obs[None], step.next_obs[None], np.asarray([step.action]), np.asarray([step.reward]),
                        np.asarray([step.terminated]), [{}])  # fmt: skip
         return filled
 
     frames = replay()
-    frames_bytes = frames.bytes_per_step
+    frames_bytes = frames.nbytes / count
     table = Table(title=f"{env_name}: the same {count:,} steps in different stores")
     for column in ("store", "bytes per step", "of frames", "samples/s, batch 32", "512", "update, ms"):
         table.add_column(column, justify="left" if column == "store" else "right")
@@ -187,7 +192,7 @@ def measure(env_name: str, count: int, compressed: bool) -> Table:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             freeze(agent, embeddings, copies=config.seer.copies, dtype=kind)
-        row(f"embeddings, {kind}", embeddings.bytes_per_step, embeddings.sample)
+        row(f"embeddings, {kind}", embeddings.nbytes / count, embeddings.sample)
     return table
 
 

@@ -27,6 +27,9 @@ NEVER = 10**12
 Rule = Callable[[Sequence[Signals]], bool]
 
 
+EARLIEST = 4 * EVERY  # of every rule, as of ours
+
+
 def autofreeze(history: Sequence[Signals]) -> bool:
     """Liu et al., 2021: how much more or less was learnt than in the interval before; here less than a tenth.
 
@@ -36,8 +39,11 @@ def autofreeze(history: Sequence[Signals]) -> bool:
 
 
 def egeria(history: Sequence[Signals]) -> bool:
-    """Wang et al., 2023: the distance to a reference network no longer falls; slope over 3 below a fifth of the first one."""
-    drift = [signals.drift for signals in history]
+    """Wang et al., 2023: the distance to a reference network no longer falls; slope over 3 below a fifth of the first one.
+
+    The first reference is the network that has learnt nothing: it is left out.
+    """
+    drift = [signals.drift for signals in history[1:]]
     slopes = [abs(float(np.polyfit(range(3), drift[i : i + 3], 1)[0])) for i in range(len(drift) - 2)]
     return len(slopes) > 1 and slopes[-1] < 0.2 * slopes[0]
 
@@ -48,7 +54,7 @@ def simfreeze(history: Sequence[Signals]) -> bool:
 
 
 RULES: dict[str, Rule] = {
-    "this package's": lambda history: converged(history, 4 * EVERY, NEVER),
+    "this package's": lambda history: converged(history, EARLIEST, NEVER),
     "in the manner of AutoFreeze": autofreeze,
     "in the manner of Egeria": egeria,
     "in the manner of SimFreeze": simfreeze,
@@ -56,8 +62,9 @@ RULES: dict[str, Rule] = {
 
 
 def chosen(rule: Rule, history: Sequence[Signals]) -> int | None:
-    """The step at which a rule freezes; None if it never does."""
-    return next((history[i].step for i in range(len(history)) if rule(history[: i + 1])), None)
+    """The step at which a rule freezes, never before `EARLIEST`; None if it never does."""
+    steps = [signals.step for signals in history]
+    return next((step for i, step in enumerate(steps) if step >= EARLIEST and rule(history[: i + 1])), None)
 
 
 def towards_the_end(run: Path) -> dict[int, float]:
