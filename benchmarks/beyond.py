@@ -2,8 +2,11 @@
 
     seer sweep docs/beyond.toml --jobs 2
     python -m benchmarks.beyond runs/beyond --output docs/beyond.png
+    seer sweep docs/spend.toml --jobs 2
+    python -m benchmarks.beyond runs/beyond runs/spend
 
-Returns are those of the last evaluation of runs that have ended; intervals are rliable's, over seeds.
+Returns are those of the last evaluation of runs that have ended, and those at the operations of the cheapest run of the game;
+intervals are rliable's, over seeds.
 """
 
 import sys
@@ -17,7 +20,7 @@ from matplotlib.figure import Figure
 
 from seer_rl import stats
 from seer_rl.console import count
-from seer_rl.results import Result, find, group
+from seer_rl.results import Result, find, group, scores_at
 
 Arms = dict[str, list[Result]]
 
@@ -42,18 +45,28 @@ def estimate(scores: Sequence[float]) -> str:
 
 
 def of_game(env: str, arms: Arms) -> None:
-    """Returns and costs of every arm."""
-    head([env, "return [95%]", "each seed", "T_f", "FLOPs", "minutes", "steps held", "bytes a step"])
+    """Returns and costs of every arm. An automatic freeze at its latest moment is marked with *: the rule never held."""
+    least = min(float(run.along("flops", run.steps)[-1]) for runs in arms.values() for run in runs)
+    head([env, "return [95%]", "each seed", f"at {count(least)}FLOPs", "T_f", "FLOPs", "minutes", "steps held", "bytes a step"])
     for name, runs in arms.items():
         returns = [run.returns[-1] for run in runs]
+        then = scores_at(runs, "flops", least)
         end = [np.array([float(run.config.steps)]) for run in runs]
         flops, seconds = (
             np.mean([run.along(axis, at)[0] for run, at in zip(runs, end, strict=True)]) for axis in ("flops", "seconds")
         )
         held, size = (np.mean([run.metrics[f"replay/{which}"][-1][1] for run in runs]) for which in ("steps", "bytes_per_step"))
-        freezes = " ".join("never" if run.freeze_step is None else f"{run.freeze_step:,}" for run in runs)
-        row([name, estimate(returns), " ".join(f"{one:,.0f}" for one in returns), freezes, count(float(flops)),
-             f"{seconds / 60:.0f}", f"{held:,.0f}", f"{size:,.0f}"])  # fmt: skip
+        row([name, estimate(returns), " ".join(f"{one:,.0f}" for one in returns), estimate(then), " ".join(map(freeze, runs)),
+             count(float(flops)), f"{seconds / 60:.0f}", f"{held:,.0f}", f"{size:,.0f}"])  # fmt: skip
+
+
+def freeze(run: Result) -> str:
+    """T_f."""
+    step, seer = run.freeze_step, run.config.seer
+    if step is None:
+        return "never"
+    forced = seer.freeze_step == "auto" and step == (seer.latest or run.config.steps // 2)
+    return f"{step:,}{'*' if forced else ''}"
 
 
 def across(games: dict[str, Arms], reference: str) -> dict[str, stats.Estimate]:
@@ -74,8 +87,10 @@ def across(games: dict[str, Arms], reference: str) -> dict[str, stats.Estimate]:
         aggregates = stats.aggregates(values)
         found[name] = aggregates["IQM"]
         cells = [f"{one.point:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in (aggregates["IQM"], aggregates["mean"])]
-        better = stats.improvement(values, scores[reference])
-        row([name, *cells, "" if name == reference else f"{better.point:.2f} [{better.low:.2f}, {better.high:.2f}]"])
+        if reference in scores and name != reference:
+            better = stats.improvement(values, scores[reference])
+            cells.append(f"{better.point:.2f} [{better.low:.2f}, {better.high:.2f}]")
+        row([name, *cells])
     return found
 
 
@@ -116,17 +131,17 @@ def draw(games: dict[str, Arms], iqm: dict[str, stats.Estimate], output: Path) -
         figure.savefig(output, dpi=130)
 
 
-def main(runs: tyro.conf.Positional[Path], output: Path | None = None, reference: str = "paper") -> None:
+def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = None, reference: str = "fixed") -> None:
     """Print the tables, and draw.
 
     Args:
-        runs: Directory of the study's runs.
+        runs: Directories of runs.
         output: Picture.
         reference: The arm that the others are compared with.
     """
-    found = [run for run in find([runs], lambda text: print(text, file=sys.stderr)) if run.has_ended]
+    found = [run for run in find(runs, lambda text: print(text, file=sys.stderr)) if run.has_ended]
     if not found:
-        sys.exit(f"{runs} holds no run that has ended yet")
+        sys.exit(f"none of the runs in {', '.join(map(str, runs))} has ended yet")
     games = group(found)
     for env, arms in games.items():
         of_game(env, arms)
