@@ -80,7 +80,7 @@ class Watch:
         agent.eval()
         device = next(agent.lower.parameters()).device
         batch = replay.sample(SAMPLES).to(device)
-        since = min(EVERY, (replay.size - replay.stack) // 3)  # records of each stretch
+        since = max(1, min(EVERY, (replay.size - replay.stack) // 3))  # records of each stretch
         ages = (np.linspace(i * since, (i + 1) * since - 1, SAMPLES).round().astype(np.int64) for i in range(3))
         met = (replay.aged(age).to(device) for age in ages)
         now, after, *stretches = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, *met))

@@ -150,6 +150,8 @@ def test_a_replay_that_stores_them(kind: Kind, copies: int) -> None:
 
     def observe() -> np.ndarray:
         frames.append(rng.integers(256, size=(1, 6, 6), dtype=np.uint8))
+        if len(frames) == 181:
+            frames[-1].fill(255)  # beyond any grid
         before = frames[-2] if len(frames) > 1 else frames[-1]
         return np.concatenate([before, frames[-1]])
 
@@ -171,7 +173,15 @@ def test_a_replay_that_stores_them(kind: Kind, copies: int) -> None:
             pair = np.concatenate(frames[max(0, step - 1) : step + 1] if step else [frames[0], frames[0]])
             expected = codec.decode(codec.encode(fn(torch.from_numpy(pair)[None], False)[0]))
             assert any(torch.equal(vector, one) for one in expected)
-    assert np.isnan(replay.clipped) == (kind not in BITS)
+    if kind in BITS:
+        stored_since = torch.cat(
+            [fn(torch.from_numpy(np.concatenate(frames[i - 1 : i + 1]))[None], False) for i in range(151, 201)]
+        )
+        codec.written = codec.clipped = 0
+        codec.encode(stored_since)
+        assert replay.clipped == codec.clipped / codec.written > 0
+    else:
+        assert np.isnan(replay.clipped)
     other = Replay(obs_shape, (), "u1", memory=20_000, stack=stack, seed=9)
     other.set_state(_plain(replay.get_state()), map(bytes, replay.segments()), fn)
     one, two = replay.sample(50), other.sample(50)

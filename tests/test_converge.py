@@ -18,6 +18,7 @@ from seer_rl.converge import Signals, Watch, agreement, converged, novelty, prog
 from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
 from seer_rl.drqv2 import DrQv2, DrQv2Config
+from seer_rl.envs import EnvConfig
 from seer_rl.logger import read
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay import Replay
@@ -208,6 +209,56 @@ def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypa
     assert (tmp_path / "straight" / "agent.safetensors").read_bytes() == (
         tmp_path / "pieces" / "agent.safetensors"
     ).read_bytes()
+
+
+def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the second measurement that it likes, with the grid of the dtype, by the numbers that the metrics have."""
+    monkeypatch.setattr(train, "EVERY", 50)
+    for threshold in ("STILL", "HEEDED", "LEARNT"):
+        monkeypatch.setattr(converge, threshold, -1.0)
+    monkeypatch.setattr(converge, "FAMILIAR", (0.0, float("inf")))
+    seer = SeerConfig("auto", earliest=130, latest=333, dtype="uint4")
+    train.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / "run")).train()
+    metrics = read(tmp_path / "run")
+    assert [step for step, _ in metrics["seer/cka"]] == [100, 150]
+    assert metrics["seer/freeze_step"] == [(150, 150.0)]
+    assert metrics["replay/bytes_per_step"][-1][1] == 296 + 16  # and a priority
+    assert 0 <= metrics["seer/clipped"][-1][1] < 0.5
+    scores = [score for step, score in metrics["charts/episodic_return"] if step <= 150]
+    run = train.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "random"))
+    random = train.random_scores(run.eval_env, AUTO.eval.episodes, run.eval_seed)
+    run.close()
+    assert metrics["seer/progress"][-1][1] == progress(scores[-converge.GAMES :], random)
+
+
+def test_the_latest_is_met_to_the_step_and_never_before_the_earliest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "EVERY", 50)
+    monkeypatch.setattr(converge, "STILL", 2.0)
+    for seer, expected in ((SeerConfig("auto", earliest=0, latest=113), 113), (SeerConfig("auto", earliest=230), 230)):
+        run = train.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / str(expected)))
+        run.train()
+        assert run.frozen_at == expected
+
+
+def test_the_same_settings_freeze_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "EVERY", 40)
+    monkeypatch.setattr(converge, "STILL", 2.0)
+    config = TrainConfig(
+        "dmc/cartpole-swingup",
+        steps=150,
+        environment=EnvConfig(size=24, fast_render=True),
+        seer=SeerConfig("auto", earliest=0, latest=100, dtype="uint8", copies=3, replay_ratio=2),
+        replay=ReplayConfig(memory=500_000),
+        eval=EvalConfig(every=150, episodes=1),
+        agent=CURLConfig(crop=20, hidden=32, learning_starts=40, batch_size=12),
+    )
+    run = train.Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
+    run.train()
+    assert run.frozen_at == 100
+    metrics = read(tmp_path / "run")
+    assert [step for step, _ in metrics["seer/agreement"]] == [40, 80, 100]
+    assert metrics["replay/bytes_per_step"][-1][1] == run.replay.bytes_for("uint8", 3, (100,)) == 3 * 100 + 12
+    assert run.agent.updates == 61 + 2 * 50
 
 
 def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,12 @@ def test_a_run_keeps_to_what_was_printed_at_its_start(tmp_path: Path) -> None:
     assert int(held[1]) / 1e6 == pytest.approx(int(printed[1]), rel=0.05)
 
 
+def test_an_automatic_freeze_can_be_rehearsed(rest: int) -> None:
+    """With every signal measured and a grid made: 256 observations at once take some."""
+    auto = replace(CONFIG, seer=SeerConfig("auto", earliest=0, latest=3100, dtype="uint4"))
+    assert rest - 20e6 < memory.beside_replay(auto) < rest + 120e6
+
+
 def test_what_cannot_fit_is_refused_with_the_arithmetic(rest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "beside_replay", lambda _: rest)
     said: list[str] = []

@@ -130,6 +130,12 @@ def check(replay: Replay, model: Model, embed: "Project | None") -> None:
         copies = stack[None] if embed is None else embed(stack[None], current=False)[0]
         return any(torch.equal(found, copy) for copy in copies)
 
+    ages = np.arange(max(1, replay.size - replay.stack + 1))
+    for age, found in zip(ages.tolist(), replay.aged(ages), strict=True):
+        frames = model.frames(len(model.records) - 1 - age)
+        assert frames
+        assert is_stored(found, frames)
+
     for row, action in enumerate(seen[:200]):
         obs, _, reward, discount, next_obs = expected[action]
         assert is_stored(batch.obs[row], obs)
