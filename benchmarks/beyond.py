@@ -65,7 +65,7 @@ def freeze(run: Result) -> str:
     step, seer = run.freeze_step, run.config.seer
     if step is None:
         return "never"
-    forced = seer.freeze_step == "auto" and step == (seer.latest or run.config.steps // 2)
+    forced = seer.freeze_step == "auto" and step == seer.between(run.config.steps)[1]
     return f"{step:,}{'*' if forced else ''}"
 
 

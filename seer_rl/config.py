@@ -29,6 +29,7 @@ AGENTS: dict[str, type[AgentConfig]] = {
 
 
 MOST = 1e15  # no setting is larger
+EARLIEST = 10_000  # agent steps before an automatic freeze, where nothing else is said
 
 
 def parse_size(text: str) -> int:
@@ -73,8 +74,8 @@ class SeerConfig:
     freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"])] = None
     """T_f, in agent steps. None: never, which is the baseline. auto: when signals of the training say that the encoder has
     converged (docs/beyond.md)."""
-    earliest: int = 10_000
-    """Of an automatic freeze, in agent steps."""
+    earliest: int | None = None
+    """Of an automatic freeze, in agent steps. None: 10,000, or the latest if that is earlier."""
     latest: int | None = None
     """Of an automatic freeze. None: half of the run, and not before the earliest."""
     layers: int | None = None
@@ -87,6 +88,11 @@ class SeerConfig:
     """Transitions per update after the freeze. None: as before it."""
     replay_ratio: int = 1
     """Updates after the freeze in place of each one before it: what an update then costs less can be spent on more of them."""
+
+    def between(self, steps: int) -> tuple[int, int]:
+        """The earliest and the latest step of an automatic freeze in a run of `steps`."""
+        earliest = min(EARLIEST, self.latest or EARLIEST) if self.earliest is None else self.earliest
+        return earliest, self.latest or max(earliest, steps // 2)
 
 
 @dataclass(frozen=True)
@@ -199,9 +205,15 @@ def check(config: TrainConfig) -> None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
     if isinstance(freeze_step, int) and freeze_step >= config.steps:
         raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
-    if config.seer.latest is not None and freeze_step != "auto":
-        raise ValueError("--seer.latest is for --seer.freeze auto: without it nothing is decided")
-    if config.seer.latest is not None and config.seer.latest < config.seer.earliest:
+    if freeze_step != "auto":
+        for name in ("earliest", "latest"):
+            if getattr(config.seer, name) is not None:
+                raise ValueError(f"--seer.{name} is for --seer.freeze auto: without it nothing is decided")
+    elif config.seer.earliest is None and config.steps <= EARLIEST and config.seer.latest is None:
+        raise ValueError(
+            f"--seer.freeze auto begins to look at step {EARLIEST:,}, but the run has {config.steps:,}: set --seer.earliest"
+        )
+    if config.seer.latest is not None and config.seer.latest < (config.seer.earliest or 0):
         raise ValueError(f"--seer.latest {config.seer.latest:,} lies before --seer.earliest {config.seer.earliest:,}")
     if config.seer.layers is not None and freeze_step is None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")

@@ -74,7 +74,7 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
     agent, frozen = config.agent, config.seer.freeze_step is not None
     batch = max(agent.batch_size, config.seer.batch_size or 0)
     small = ReplayConfig(capacity=8 * batch + agent.n_step + 8, priority_exponent=config.replay.priority_exponent)
-    seer = replace(config.seer, freeze_step=0 if frozen else None, latest=None)
+    seer = replace(config.seer, freeze_step=0 if frozen else None, earliest=None, latest=None)
     run = train.Run(replace(config, steps=10**6, replay=small, seer=seer, run_dir=directory / "run"))
     (directory / "run").mkdir()
     with Logger(directory / "run") as logger:

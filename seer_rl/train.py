@@ -311,7 +311,7 @@ class Run:
         seer = self.config.seer
         if not self.watch:
             return self.step == seer.freeze_step
-        latest = seer.latest or max(seer.earliest, self.config.steps // 2)
+        earliest, latest = seer.between(self.config.steps)
         if self.phases[-1].name != "images" or (self.step % EVERY and self.step != latest):
             return False
         history = self.watch.history
@@ -320,7 +320,7 @@ class Run:
             signals = asdict(self.watch.measure(self.agent, self.replay, self.step, scored))
             self._count(self.costs.freeze(ENCODED // self.costs.copies))
             logger.log(self.step, {f"seer/{name}": value for name, value in signals.items() if name != "step"})
-        return converged(history, seer.earliest, latest)
+        return converged(history, earliest, latest)
 
     def _freeze(self, logger: Logger) -> None:
         self._measure()

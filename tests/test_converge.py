@@ -261,6 +261,14 @@ def test_the_same_settings_freeze_curl(tmp_path: Path, monkeypatch: pytest.Monke
     assert run.agent.updates == 61 + 2 * 50
 
 
+def test_guard_rails() -> None:
+    assert SeerConfig("auto").between(100_000) == (10_000, 50_000)
+    assert SeerConfig("auto").between(15_000) == (10_000, 10_000)
+    assert SeerConfig("auto", earliest=30_000).between(40_000) == (30_000, 30_000)
+    assert SeerConfig("auto", latest=6_000).between(40_000) == (6_000, 6_000)
+    assert SeerConfig("auto", earliest=0, latest=60_000).between(40_000) == (0, 60_000)
+
+
 def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(train, "EVERY", 50)
     monkeypatch.setattr(converge, "STILL", 2.0)
