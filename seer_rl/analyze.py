@@ -398,7 +398,7 @@ def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> Non
 
 # Each signal as its axis says it, from most to least telling; whether the axis is logarithmic.
 PANELS = {
-    "cka": ("CKA", False),
+    "cka": ("1 - CKA", True),
     "agreement": ("agreement", False),
     "error": ("error", False),
     "drift": ("drift", True),
@@ -448,6 +448,8 @@ def draw_signals(columns: Sequence[Column], output: Path) -> None:
             for i, row in enumerate(rows):
                 axis = axes[i, j]
                 points = {signals.step: getattr(signals, row) for signals in column.history} if row in PANELS else column.ahead
+                if row == "cka" and points:
+                    points = {step: 1 - cka for step, cka in points.items()}
                 axis.plot(list(points or {}), list((points or {}).values()), color="0.25", marker="o", ms=2, lw=1)
                 for name, step in column.marks.items():
                     axis.axvline(step, color=f"C{names.index(name)}", lw=2 - 0.5 * names.index(name) ** 0.5, label=name)
