@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 from rich.console import Console
@@ -91,15 +92,20 @@ class Display:
         phase, config = run.phases[-1], run.config
         left = (config.steps - run.step) / phase.steps_per_second
         evaluated = f" (evaluated {np.mean(run.evaluations[-1][1]):,.1f})" if run.evaluations else ""
-        return {
+        clipped = "" if math.isnan(run.replay.clipped) else f", {run.replay.clipped:.2%} of new numbers clipped"
+        facts = {
             "phase": {"fill": "filling the replay", "images": "images", "embeddings": "embeddings"}[phase.name],
             "step": f"{run.step:,} of {config.steps:,}",
             "speed": f"{phase.steps_per_second:.0f} steps/s",
             "return": (f"{run.scores[-1]:,.0f}" if run.scores else "no game finished yet") + evaluated,
-            "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}",
+            "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}{clipped}",
             "FLOPs": count(run.flops[0]),
             "left": f"{duration(left)} at this speed",
         }
+        if run.watch and run.watch.history:  # what an automatic freeze waits for
+            now = asdict(run.watch.history[-1])
+            facts["encoder"] = ", ".join(f"{name} {now[name]:.3f}" for name in ("cka", "agreement", "progress", "novelty"))
+        return facts
 
     def _panel(self, run: Run) -> Table:
         title = Text(heading(run), style="bold")

@@ -1,6 +1,7 @@
 """Signals of convergence against independent calculations; measuring disturbs nothing; the rule on recorded signals."""
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import matplotlib.image as mpimg
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from seer_rl import analyze, converge, train
+from seer_rl import analyze, console, converge, train
 from seer_rl.analysis import linear_cka
 from seer_rl.cli import Mistake
 from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
@@ -218,9 +220,15 @@ def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(converge, threshold, -1.0)
     monkeypatch.setattr(converge, "FAMILIAR", (0.0, float("inf")))
     seer = SeerConfig("auto", earliest=130, latest=333, dtype="uint4")
-    train.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / "run")).train()
+    monkeypatch.setattr(console, "LINE_EVERY", 0.0)
+    shown = Console(file=io.StringIO())
+    train.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / "run")).train(console.Display(shown))
+    assert isinstance(shown.file, io.StringIO)
+    lines = shown.file.getvalue()
     metrics = read(tmp_path / "run")
     assert [step for step, _ in metrics["seer/cka"]] == [100, 150]
+    assert f"encoder cka {metrics['seer/cka'][0][1]:.3f}, agreement {metrics['seer/agreement'][0][1]:.3f}" in lines
+    assert f"{metrics['seer/clipped'][-1][1]:.2%} of new numbers clipped" in lines
     assert metrics["seer/freeze_step"] == [(150, 150.0)]
     assert metrics["replay/bytes_per_step"][-1][1] == 296 + 16  # and a priority
     assert 0 <= metrics["seer/clipped"][-1][1] < 0.5
