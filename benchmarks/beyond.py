@@ -151,4 +151,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except ValueError as error:
+        sys.exit(str(error))

@@ -8,6 +8,7 @@ one after the other, in supervised training; here there is one thing to freeze, 
 What a run's snapshots tell afterwards, how far the encoder still had to go, no rule could know.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -114,4 +115,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except ValueError as error:
+        sys.exit(str(error))

@@ -452,7 +452,7 @@ def draw_signals(columns: Sequence[Column], output: Path) -> None:
                     points = {step: 1 - cka for step, cka in points.items()}
                 axis.plot(list(points or {}), list((points or {}).values()), color="0.25", marker="o", ms=2, lw=1)
                 for name, step in column.marks.items():
-                    axis.axvline(step, color=f"C{names.index(name)}", lw=2 - 0.5 * names.index(name) ** 0.5, label=name)
+                    axis.axvline(step, color=f"C{names.index(name)}", lw=1.5, label=name)
                 if row in PANELS and PANELS[row][1]:
                     axis.set_yscale("log")
                 if j == 0:

@@ -24,7 +24,7 @@ SAMPLES = 256  # transitions of a measurement, and observations of each of the s
 ENCODED = 8 * SAMPLES  # observations that a measurement sends through an encoder
 GAMES = 10  # the latest training games, whose scores are compared with a random player's
 
-# The rule's only setting, the same for all games and tasks (docs/beyond.md says where it is from).
+# The rule's numbers, the same for all games and tasks (docs/beyond.md says where they are from).
 IN_A_ROW = 2  # measurements
 STILL = 0.99  # the least CKA
 HEEDED = 0.7  # the least agreement: heads that look at the embeddings, and hardly notice that they are older
