@@ -5,6 +5,7 @@ low + q step. The grid is fixed once, from examples, with room for all but the r
 half a step, and zero comes back as zero where no example was negative.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,7 +28,7 @@ Stored = NDArray[Any]
 def layout(kind: Kind, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """dtype and shape of what is stored of one float32 array of `shape`."""
     if kind == "uint4":
-        return "uint8", (-(-int(np.prod(shape)) // 2),)  # two to a byte
+        return "uint8", (-(-math.prod(shape) // 2),)  # two to a byte
     return kind, shape
 
 
@@ -35,7 +36,7 @@ def examples(kind: Kind, shape: tuple[int, ...], available: int, copies: int) ->
     """How many of `available` observations, `copies` arrays of `shape` each, make the grid; none where there is no grid."""
     if kind not in BITS:
         return 0
-    return min(available, EXAMPLES, max(32, EXAMPLES_BYTES // (4 * int(np.prod(shape)) * copies)))
+    return min(available, EXAMPLES, max(32, EXAMPLES_BYTES // (4 * math.prod(shape) * copies)))
 
 
 class Codec:
@@ -43,7 +44,7 @@ class Codec:
 
     def __init__(self, kind: Kind, shape: tuple[int, ...], grid: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
         """grid: low and step [shape[0]] of each dimension (channel, where shape is [C, H, W]); integers need one."""
-        self.kind, self.shape = kind, shape
+        self.kind, self.shape, self.size = kind, shape, math.prod(shape)
         self.written = self.clipped = 0  # numbers, and those of them that lay outside the grid
         if kind in BITS:
             if grid is None:
@@ -84,7 +85,7 @@ class Codec:
             integers = np.empty((*batch, 2 * half), np.uint8)
             np.bitwise_and(stored, 15, out=integers[..., :half])
             np.right_shift(stored, 4, out=integers[..., half:])
-            stored = integers[..., : int(np.prod(self.shape))].reshape(*batch, *self.shape)
+            stored = integers[..., : self.size].reshape(*batch, *self.shape)
         q = torch.from_numpy(stored).float()
         return torch.addcmul(self.low, q, self.step, out=q) if self.kind in BITS else q
 
