@@ -2,9 +2,11 @@
 
     python -m benchmarks.replay
 
-Images: stacks of 4 Atari frames, 20-step returns, batch 32. Embeddings: of the same replay, batches of 32 and 512.
+Images: stacks of 4 Atari frames, 20-step returns, batch 32. Embeddings: of the same replay, batches of 32 and 512. Then the
+dtypes that embeddings are stored in, batches of 512 drawn in turn, of Atari's size and of DeepMind Control's (4 copies of 100).
 """
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from seer_rl import train
+from seer_rl.codec import KINDS, Kind
 from seer_rl.replay import Replay
 
 FEATURES = 576
@@ -40,8 +43,27 @@ def features(obs: torch.Tensor, current: bool) -> torch.Tensor:
     return obs.flatten(1)[:, None, :FEATURES].float()
 
 
+def dtypes(steps: int, numbers: int, copies: int, n_step: int, batch: int = 512, repeats: int = 400) -> dict[Kind, float]:
+    """Median seconds of a sample by how embeddings are stored: `copies` of `numbers` of each observation."""
+    replays, frame = {}, np.zeros((1, 84, 84), np.uint8)
+    for kind in KINDS:
+        replay = Replay((1, 84, 84), (1,), "f4", capacity=steps, n_step=n_step)
+        replay.start(frame)
+        for _ in range(steps - 1):
+            replay.add(np.zeros(1, np.float32), 0.1, False, False, frame)
+        replay.rewrite(lambda obs, current: torch.randn(len(obs), copies + current, numbers), copies, steps, kind)
+        replays[kind] = replay
+    times: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
+    for _ in range(repeats):
+        for kind, replay in replays.items():
+            begun = time.perf_counter()
+            replay.sample(batch)
+            times[kind].append(time.perf_counter() - begun)
+    return {kind: statistics.median(each) for kind, each in times.items()}
+
+
 def main(steps: int = 20_000) -> None:
-    """Print the table.
+    """Print the tables.
 
     Args:
         steps: In the replay.
@@ -76,6 +98,12 @@ def main(steps: int = 20_000) -> None:
         measure("embeddings", replay, 32)
         measure("embeddings", replay, 512)
     console = Console(width=110)
+    console.print(table)
+    table = Table(title=f"Microseconds of a sample of 512 embeddings, {steps:,} steps")
+    for column in ("", *KINDS):
+        table.add_column(column, justify="right" if column else "left")
+    for name, numbers, copies, n_step in (("576 numbers, 20-step returns", 576, 1, 20), ("4 copies of 100, 1 step", 100, 4, 1)):
+        table.add_row(name, *(f"{1e6 * each:.0f}" for each in dtypes(steps, numbers, copies, n_step).values()))
     console.print(table)
     console.print(machine.name(), highlight=False, soft_wrap=True)
     console.print(f"copying {machine.bandwidth() / 1e9:.1f} GB/s; rewriting without an encoder {steps / seconds:,.0f} steps/s")
