@@ -163,7 +163,7 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     Damaged ones are named through `say` and removed. Raises ValueError if all of them are damaged.
     """
     manifests = sorted((run_dir / CHECKPOINTS).glob("*.json"), reverse=True)
-    lists = [_listed(manifest) for manifest in manifests]
+    lists = [listed(manifest) for manifest in manifests]
     blobs = {path.name for path in (run_dir / CHECKPOINTS).glob("*") if len(path.name) == DIGEST}
     if None not in lists and not blobs <= {name for names in lists for name in names or ()}:
         say(f"{run_dir} has parts of a checkpoint without its list: it was killed while it wrote them, or the list is lost")
@@ -178,7 +178,7 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def _listed(manifest: Path) -> set[str] | None:
+def listed(manifest: Path) -> set[str] | None:
     """The blobs that a manifest names, or None if it cannot be read."""
     try:
         return set(json.loads(manifest.read_bytes().partition(b"\n")[2])["blobs"].values())
@@ -236,7 +236,7 @@ def _blob(directory: Path, data: Bytes) -> str:
 def _forget(directory: Path, keep: int) -> None:
     """Remove all but the newest `keep` manifests, and the blobs that none of the kept ones names."""
     manifests = sorted(directory.glob("*.json"), reverse=True)
-    used = {name for manifest in manifests[:keep] for name in _listed(manifest) or ()}
+    used = {name for manifest in manifests[:keep] for name in listed(manifest) or ()}
     for manifest in manifests[keep:]:
         manifest.unlink()
     for path in directory.iterdir():

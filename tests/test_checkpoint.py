@@ -18,6 +18,7 @@ import pytest
 import torch
 from dm_control import suite
 
+from benchmarks import shared
 from seer_rl import checkpoint, envs, train
 from seer_rl.__main__ import main
 from seer_rl.config import AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
@@ -116,6 +117,34 @@ def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops
     straight, pieces = whole(config, tmp_path / "straight"), in_pieces(config, tmp_path / "pieces", stops)
     assert end_of(straight) == end_of(pieces)
     assert not (tmp_path / "pieces" / "checkpoints").exists()  # a run that has ended needs none
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [SeerConfig(freeze_step=250), SeerConfig(freeze_step="auto", earliest=100, latest=250, dtype="uint4")],
+    ids=["fixed", "auto"],
+)
+def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
+    arm: SeerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "EVERY", 50)
+    never = dataclasses.replace(
+        ATARI, seer=SeerConfig(freeze_step="auto", earliest=401, latest=401), checkpoint_every=125, label="never"
+    )
+    trunk, config = tmp_path / "never", dataclasses.replace(ATARI, seer=arm, run_dir=tmp_path / "arm")
+    with pytest.raises(train.Stopped):
+        train.Run(dataclasses.replace(never, run_dir=trunk)).train(stop_at(260))  # measured at 250, after that checkpoint
+    assert shared.leaves(trunk, config) == 250
+    assert not shared.branch(trunk, tmp_path / "arm", config, 100)
+    assert shared.branch(trunk, tmp_path / "arm", config, 250)
+    run = train.resume(tmp_path / "arm", pytest.fail)
+    assert run.step == 250
+    run.train()
+    ends = [end_of(one) for one in (run, whole(config, tmp_path / "straight"))]
+    if arm.freeze_step != "auto":  # the trunk was measured, which is counted, and written down
+        for end in ends:
+            del end["operations"], end["metrics"]
+    assert ends[0] == ends[1]
 
 
 KILLED = """
