@@ -5,8 +5,8 @@
     seer sweep docs/spend.toml --jobs 2
     python -m benchmarks.beyond runs/beyond runs/spend
 
-Returns are those of the last evaluation of runs that have ended, and those at the operations of the cheapest run of the game;
-intervals are rliable's, over seeds.
+Returns are those of the last evaluation of runs that have ended; the mean of all evaluations in their second half, because one,
+ten games, says little; and those at the operations of the cheapest run of the game. Intervals are rliable's, over seeds.
 """
 
 import sys
@@ -47,16 +47,19 @@ def estimate(scores: Sequence[float]) -> str:
 def of_game(env: str, arms: Arms) -> None:
     """Returns and costs of every arm. An automatic freeze at its latest moment is marked with *: the rule never held."""
     least = min(float(run.along("flops", run.steps)[-1]) for runs in arms.values() for run in runs)
-    head([env, "return [95%]", "each seed", f"at {count(least)}FLOPs", "T_f", "FLOPs", "minutes", "steps held", "bytes a step"])
+    columns = ("return [95%]", "each seed", "second half [95%]", f"at {count(least)}FLOPs", "T_f", "FLOPs", "minutes")
+    head([env, *columns, "steps held", "bytes a step"])
     for name, runs in arms.items():
         returns = [run.returns[-1] for run in runs]
+        later = [float(run.returns[run.steps > run.config.steps / 2].mean()) for run in runs]
         then = scores_at(runs, "flops", least)
         end = [np.array([float(run.config.steps)]) for run in runs]
         flops, seconds = (
             np.mean([run.along(axis, at)[0] for run, at in zip(runs, end, strict=True)]) for axis in ("flops", "seconds")
         )
         held, size = (np.mean([run.metrics[f"replay/{which}"][-1][1] for run in runs]) for which in ("steps", "bytes_per_step"))
-        row([name, estimate(returns), " ".join(f"{one:,.0f}" for one in returns), estimate(then), " ".join(map(freeze, runs)),
+        each = " ".join(f"{one:,.0f}" for one in returns)
+        row([name, estimate(returns), each, estimate(later), estimate(then), " ".join(map(freeze, runs)),
              count(float(flops)), f"{seconds / 60:.0f}", f"{held:,.0f}", f"{size:,.0f}"])  # fmt: skip
 
 
