@@ -74,12 +74,12 @@ def main(env: str = "atari/alien", steps: int = 20_000, batch_size: int | None =
     for i, column in enumerate(("dtype", *columns)):
         table.add_column(column, justify="right" if i else "left")
     exact, gradient = losses(agent, replace(batch, obs=z, next_obs=next_z))
-    policy = agent.policy(z)
+    policy = agent.policy(z).detach()
     for kind in KINDS:
         codec = Codec.fit(kind, examples)
         stored, next_stored = codec.decode(codec.encode(z)), codec.decode(codec.encode(next_z))
         found, its_gradient = losses(agent, replace(batch, obs=stored, next_obs=next_stored))
-        its_policy = agent.policy(stored)
+        its_policy = agent.policy(stored).detach()
         same = (its_policy.argmax(1) == policy.argmax(1)).float().mean() if discrete else (its_policy - policy).abs().mean()
         table.add_row(
             kind,
