@@ -125,7 +125,7 @@ def draw(games: dict[str, Arms], iqm: dict[str, stats.Estimate], output: Path) -
             axes[0, -1].plot([one.low, one.high], [-i, -i], color=f"C{names.index(name)}", lw=4, alpha=0.4)
             axes[0, -1].plot(one.point, -i, "o", color=f"C{names.index(name)}")
         axes[0, -1].set_yticks([-i for i in range(len(iqm))], list(iqm))
-        axes[0, -1].set_title("IQM, human-normalised", fontsize=9)
+        axes[0, -1].set_title("IQM, human-normalised" if iqm else "", fontsize=9)
         if not iqm:
             axes[0, -1].set_axis_off()
         axes[1, -1].set_axis_off()
