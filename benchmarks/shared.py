@@ -11,17 +11,17 @@ other arm, which goes on from there; time and operations so far go with it. An a
 import os
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import tyro
 
 from seer_rl import checkpoint, train
 from seer_rl.analyze import recorded
+from seer_rl.cli import Mistake
 from seer_rl.config import TrainConfig
 from seer_rl.converge import converged
 from seer_rl.logger import METRICS
-from seer_rl.sweep import configs
+from seer_rl.sweep import Options, configs, plan
 
 TRUNK = "never"  # the arm that the others branch off
 
@@ -64,8 +64,10 @@ def main(plans: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("run
         plans: Of `seer sweep`, all with the same settings until the freeze; one of them has the arm `never`.
         output: Where the directories of the plans' runs are.
     """
-    runs = {d: c for plan in plans for d, c in configs(tomllib.loads(plan.read_text()), output / plan.stem).items()}
+    runs = {d: c for path in plans for d, c in configs(*plan(Options(path, output=output / path.stem))).items()}
     trunks = {(c.env, c.seed): d for d, c in runs.items() if c.label == TRUNK}
+    if not trunks:
+        raise ValueError(f"none of the plans has an arm {TRUNK!r}: name the one that has, too")
     waiting = {d: c for d, c in runs.items() if (c.env, c.seed) in trunks and c.label != TRUNK}
     while waiting:
         for run_dir, config in list(waiting.items()):
@@ -85,5 +87,7 @@ def main(plans: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("run
 if __name__ == "__main__":
     try:
         tyro.cli(main)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Mistake) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
