@@ -48,12 +48,12 @@ def branch(trunk: Path, run_dir: Path, config: TrainConfig, step: int) -> bool:
         if blobs is None:
             return False
         target.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_config(run_dir, config)  # first: whatever stops this, the sweep finds a run that has not begun
         for name in [*blobs, manifest.name]:  # the manifest last: with it the checkpoint is there
             (target / name).unlink(missing_ok=True)
             os.link(source / name, target / name)
     except FileNotFoundError:  # the trunk has forgotten it in the meantime
         return False
-    checkpoint.save_config(run_dir, config)
     return True
 
 
