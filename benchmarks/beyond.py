@@ -129,8 +129,8 @@ def draw(games: dict[str, Arms], iqm: dict[str, stats.Estimate], output: Path) -
         if not iqm:
             axes[0, -1].set_axis_off()
         axes[1, -1].set_axis_off()
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        axes[1, -1].legend(handles, labels, frameon=False, loc="center left")
+        lines = {arm: line for axis in axes[0, :-1] for line, arm in zip(*axis.get_legend_handles_labels(), strict=True)}
+        axes[1, -1].legend(lines.values(), lines.keys(), frameon=False, loc="center left")
         figure.savefig(output, dpi=130)
 
 
