@@ -72,9 +72,8 @@ def freeze(run: Result) -> str:
     return f"{step:,}{'*' if forced else ''}"
 
 
-def across(games: dict[str, Arms], reference: str) -> dict[str, stats.Estimate]:
+def across(games: dict[str, Arms], names: list[str], reference: str) -> dict[str, stats.Estimate]:
     """IQM of human-normalised returns over the games that every arm has finished, and comparisons with `reference`."""
-    names = list(dict.fromkeys(name for arms in games.values() for name in arms))
     whole = {env: arms for env, arms in games.items() if all(name in arms for name in names)}
     if len(whole) < 2:
         return {}
@@ -97,9 +96,8 @@ def across(games: dict[str, Arms], reference: str) -> dict[str, stats.Estimate]:
     return found
 
 
-def draw(games: dict[str, Arms], iqm: dict[str, stats.Estimate], output: Path) -> None:
+def draw(games: dict[str, Arms], names: list[str], iqm: dict[str, stats.Estimate], output: Path) -> None:
     """Returns along steps and along operations of every game, mean and interval; ticks: T_f. To the right the IQM."""
-    names = list(dict.fromkeys(name for arms in games.values() for name in arms))
     with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(3.2 * len(games) + 2.4, 5.2), layout="constrained")
         axes = figure.subplots(2, len(games) + 1, squeeze=False, width_ratios=[1] * len(games) + [0.7])
@@ -145,12 +143,13 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
     found = [run for run in find(runs, lambda text: print(text, file=sys.stderr)) if run.has_ended]
     if not found:
         sys.exit(f"none of the runs in {', '.join(map(str, runs))} has ended yet")
-    games = group(found)
+    games = {env: dict(sorted(arms.items())) for env, arms in group(found).items()}
+    names = sorted({name for arms in games.values() for name in arms})  # one order and colours, whichever games there are
     for env, arms in games.items():
         of_game(env, arms)
-    iqm = across(games, reference)
+    iqm = across(games, names, reference)
     if output:
-        draw(games, iqm, output)
+        draw(games, names, iqm, output)
 
 
 if __name__ == "__main__":
