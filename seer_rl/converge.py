@@ -161,8 +161,9 @@ def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def _embed(lower: nn.Module, agent: Agent, obs: torch.Tensor) -> torch.Tensor:
     """What `lower` makes of images as the agent acts on them, without augmentation."""
-    z: torch.Tensor = lower(center_crop(obs, agent.obs_shape[-1]))
-    return z
+    # in eight parts, or this would be what takes most memory in a run
+    z: list[torch.Tensor] = [lower(center_crop(some, agent.obs_shape[-1])) for some in obs.chunk(8)]
+    return torch.cat(z)
 
 
 def _errors(agent: Agent, batch: Batch) -> torch.Tensor:

@@ -58,7 +58,7 @@ def test_a_run_keeps_to_what_was_printed_at_its_start(tmp_path: Path) -> None:
 
 
 def test_an_automatic_freeze_can_be_rehearsed(rest: int) -> None:
-    """With every signal measured and a grid made: 256 observations at once take some."""
+    """With every signal measured and a grid made: two more encoders and embeddings of 256 observations take some."""
     auto = replace(CONFIG, seer=SeerConfig("auto", earliest=0, latest=3100, dtype="uint4"))
     assert rest - 20e6 < memory.beside_replay(auto) < rest + 120e6
 
