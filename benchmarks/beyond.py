@@ -92,6 +92,8 @@ def across(games: dict[str, Arms], names: list[str], reference: str) -> dict[str
         if reference in scores and name != reference:
             better = stats.improvement(values, scores[reference])
             cells.append(f"{better.point:.2f} [{better.low:.2f}, {better.high:.2f}]")
+        else:
+            cells.append("")
         row([name, *cells])
     return found
 
