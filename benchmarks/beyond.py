@@ -19,7 +19,9 @@ import tyro
 from matplotlib.figure import Figure
 
 from seer_rl import stats
+from seer_rl.analyze import recorded
 from seer_rl.console import count
+from seer_rl.converge import converged
 from seer_rl.results import Result, find, group, scores_at
 
 Arms = dict[str, list[Result]]
@@ -68,7 +70,7 @@ def freeze(run: Result) -> str:
     step, seer = run.freeze_step, run.config.seer
     if step is None:
         return "never"
-    forced = seer.freeze_step == "auto" and step == seer.between(run.config.steps)[1]
+    forced = seer.freeze_step == "auto" and not converged(recorded(run.run_dir), seer.between(run.config.steps)[0], sys.maxsize)
     return f"{step:,}{'*' if forced else ''}"
 
 
