@@ -4,6 +4,7 @@
 
 Images: stacks of 4 Atari frames, 20-step returns, batch 32. Embeddings: of the same replay, batches of 32 and 512. Then the
 dtypes that embeddings are stored in, batches of 512 drawn in turn, of Atari's size and of DeepMind Control's (4 copies of 100).
+One thread, as in training.
 """
 
 import statistics
@@ -69,6 +70,7 @@ def main(steps: int = 20_000) -> None:
         steps: In the replay.
     """
     train.tune_cpu()
+    torch.set_num_threads(1)
     table = Table(title=f"Replay of {steps:,} steps, stacks of 4, 20-step returns")
     for column in ("", "batch", "sampling", "ms a batch", "samples/s", "bytes per step", "GB/s delivered"):
         table.add_column(column, justify="left" if not column else "right")

@@ -294,13 +294,14 @@ class Replay:
             raise ValueError("the replay holds no complete transition yet")
         index, weight = self._draw(batch_size, beta)
         reward, discount, after = self._window(index)
+        obs, next_obs = self._observations(np.concatenate([index, after])).chunk(2)  # decoding has a cost per call
         action = torch.from_numpy(self._steps["action"][index])
         return Batch(
-            self._observations(index),
+            obs,
             action if action.is_floating_point() else action.long(),
             torch.from_numpy(reward.astype(np.float32)),
             torch.from_numpy(discount.astype(np.float32)),
-            self._observations(after),
+            next_obs,
             index,
             torch.from_numpy(weight.astype(np.float32)),
         )
