@@ -3,10 +3,11 @@
     seer sweep docs/beyond.toml --jobs 2
     python -m benchmarks.beyond runs/beyond --output docs/beyond.png
     seer sweep docs/spend.toml --jobs 2
-    python -m benchmarks.beyond runs/beyond runs/spend
+    python -m benchmarks.beyond runs/beyond runs/spend --reference ratio-3
 
 Returns are those of the last evaluation of runs that have ended; the mean of all evaluations in their second half, because one,
-ten games, says little; and those at the operations of the cheapest run of the game. Intervals are rliable's, over seeds.
+ten games, says little; and those at the operations of the cheapest run of the game. A last table has each arm beside the
+reference at equal operations. Intervals are rliable's, over seeds.
 """
 
 import sys
@@ -46,9 +47,14 @@ def estimate(scores: Sequence[float]) -> str:
     return f"{mean:,.0f} [{low:,.0f}, {high:,.0f}]"
 
 
+def total(run: Result) -> float:
+    """Operations of the whole run, as the paper counts them."""
+    return float(run.along("flops", run.steps)[-1])
+
+
 def of_game(env: str, arms: Arms) -> None:
     """Returns and costs of every arm. An automatic freeze at its latest moment is marked with *: the rule never held."""
-    least = min(float(run.along("flops", run.steps)[-1]) for runs in arms.values() for run in runs)
+    least = min(total(run) for runs in arms.values() for run in runs)
     columns = ("return [95%]", "each seed", "second half [95%]", f"at {count(least)}FLOPs", "T_f", "FLOPs", "minutes")
     head([env, *columns, "steps held", "bytes a step"])
     for name, runs in arms.items():
@@ -98,6 +104,20 @@ def across(games: dict[str, Arms], names: list[str], reference: str) -> dict[str
             cells.append("")
         row([name, *cells])
     return found
+
+
+def equal(games: dict[str, Arms], reference: str) -> None:
+    """Returns of every arm and of `reference`, both at the operations of the cheapest run of the two."""
+    whole = {env: arms for env, arms in games.items() if reference in arms and len(arms) > 1}
+    if not whole:
+        return
+    head(["at equal operations", "FLOPs", "return [95%]", f"{reference} [95%]"])
+    for env, arms in whole.items():
+        for name, runs in arms.items():
+            if name != reference:
+                flops = min(map(total, [*runs, *arms[reference]]))
+                scores = (estimate(scores_at(which, "flops", flops)) for which in (runs, arms[reference]))
+                row([f"{env}, {name}", count(flops), *scores])
 
 
 def draw(games: dict[str, Arms], names: list[str], iqm: dict[str, stats.Estimate], output: Path) -> None:
@@ -152,6 +172,7 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
     for env, arms in games.items():
         of_game(env, arms)
     iqm = across(games, names, reference)
+    equal(games, reference)
     if output:
         draw(games, names, iqm, output)
 
