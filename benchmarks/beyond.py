@@ -11,13 +11,14 @@ reference at equal operations. Intervals are rliable's, over seeds.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from seer_rl import stats
 from seer_rl.analyze import recorded
@@ -26,6 +27,7 @@ from seer_rl.converge import converged
 from seer_rl.results import Result, find, group, scores_at
 
 Arms = dict[str, list[Result]]
+FloatArray = NDArray[np.float64]
 
 
 def row(cells: Sequence[str]) -> None:
@@ -52,14 +54,27 @@ def total(run: Result) -> float:
     return float(run.along("flops", run.steps)[-1])
 
 
+def interval(one: stats.Estimate, digits: int = 3) -> str:
+    return f"{one.point:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+
+
+def last_return(run: Result) -> float:
+    """Of the evaluation at the run's end."""
+    return float(run.returns[-1])
+
+
+def second_half(run: Result) -> float:
+    """Mean of the evaluations after half of the run."""
+    return float(run.returns[run.steps > run.config.steps / 2].mean())
+
+
 def of_game(env: str, arms: Arms) -> None:
     """Returns and costs of every arm. An automatic freeze at its latest moment is marked with *: the rule never held."""
     least = min(total(run) for runs in arms.values() for run in runs)
     columns = ("return [95%]", "each seed", "second half [95%]", f"at {count(least)}FLOPs", "T_f", "FLOPs", "minutes")
     head([env, *columns, "steps held", "bytes a step"])
     for name, runs in arms.items():
-        returns = [run.returns[-1] for run in runs]
-        later = [float(run.returns[run.steps > run.config.steps / 2].mean()) for run in runs]
+        returns = list(map(last_return, runs))
         then = scores_at(runs, "flops", least)
         end = [np.array([float(run.config.steps)]) for run in runs]
         flops, seconds = (
@@ -67,8 +82,9 @@ def of_game(env: str, arms: Arms) -> None:
         )
         held, size = (np.mean([run.metrics[f"replay/{which}"][-1][1] for run in runs]) for which in ("steps", "bytes_per_step"))
         each = " ".join(f"{one:,.0f}" for one in returns)
-        row([name, estimate(returns), each, estimate(later), estimate(then), " ".join(map(freeze, runs)),
-             count(float(flops)), f"{seconds / 60:.0f}", f"{held:,.0f}", f"{size:,.0f}"])  # fmt: skip
+        scores = [estimate(returns), each, estimate(list(map(second_half, runs))), estimate(then)]
+        costs = [count(float(flops)), f"{seconds / 60:.0f}", f"{held:,.0f}", f"{size:,.0f}"]
+        row([name, *scores, " ".join(map(freeze, runs)), *costs])
 
 
 def freeze(run: Result) -> str:
@@ -81,28 +97,32 @@ def freeze(run: Result) -> str:
 
 
 def across(games: dict[str, Arms], names: list[str], reference: str) -> dict[str, stats.Estimate]:
-    """IQM of human-normalised returns over the games that every arm has finished, and comparisons with `reference`."""
+    """IQM of human-normalised returns over the games that every arm has finished, and comparisons with `reference`.
+
+    Twice: of the last evaluation, and of the second half's.
+    """
     whole = {env: arms for env, arms in games.items() if all(name in arms for name in names)}
     if len(whole) < 2:
         return {}
     seeds = min(len(runs) for arms in whole.values() for runs in arms.values())
-    scores = {
-        name: np.array([[stats.normalised(env, run.returns[-1]) for env, arms in whole.items() for run in [arms[name][i]]]
-                        for i in range(seeds)], float)
-        for name in names
-    }  # fmt: skip
-    head([f"{len(whole)} games, {seeds} seeds", "IQM [95%]", "mean [95%]", f"better than {reference} [95%]"])
+
+    def normalised(name: str, of: Callable[[Result], float]) -> FloatArray:
+        """[seeds, games]"""
+        scores = [[stats.normalised(env, of(arms[name][i])) for env, arms in whole.items()] for i in range(seeds)]
+        return np.array(scores, float)
+
+    def better(name: str, of: Callable[[Result], float]) -> str:
+        known = reference in names and name != reference
+        return interval(stats.improvement(normalised(name, of), normalised(reference, of)), digits=2) if known else ""
+
+    than = f"better than {reference} [95%]"
+    head([f"{len(whole)} games, {seeds} seeds", "IQM [95%]", "mean [95%]", than, "second half: IQM [95%]", than])
     found = {}
-    for name, values in scores.items():
-        aggregates = stats.aggregates(values)
-        found[name] = aggregates["IQM"]
-        cells = [f"{one.point:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in (aggregates["IQM"], aggregates["mean"])]
-        if reference in scores and name != reference:
-            better = stats.improvement(values, scores[reference])
-            cells.append(f"{better.point:.2f} [{better.low:.2f}, {better.high:.2f}]")
-        else:
-            cells.append("")
-        row([name, *cells])
+    for name in names:
+        last, later = (stats.aggregates(normalised(name, of)) for of in (last_return, second_half))
+        found[name] = last["IQM"]
+        row([name, interval(last["IQM"]), interval(last["mean"]), better(name, last_return),
+             interval(later["IQM"]), better(name, second_half)])  # fmt: skip
     return found
 
 
@@ -136,7 +156,8 @@ def draw(games: dict[str, Arms], names: list[str], iqm: dict[str, stats.Estimate
                     axis.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
                 for run in runs:
                     if run.freeze_step is not None:
-                        axes[0, j].plot(run.freeze_step / 1e3, 0.02, marker="|", ms=9, mew=1.6, color=colour,
+                        height = 0.02 + 0.035 * names.index(name)  # arms often freeze together
+                        axes[0, j].plot(run.freeze_step / 1e3, height, marker="|", ms=7, mew=1.6, color=colour,
                                         transform=axes[0, j].get_xaxis_transform())  # fmt: skip
             axes[0, j].set_title(env, fontsize=9)
             axes[0, j].set_xlabel("thousand agent steps (ticks: T_f)")

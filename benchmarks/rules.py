@@ -105,8 +105,16 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
         columns.append(Column(checkpoint.load_config(run).env, history, marks, ahead))
         for name, step in steps.items():
             then = next((signals for signals in history if signals.step == step), None)
-            cells = ("never", "", "", "") if then is None else (f"{step:,}", f"{ahead.get(then.step, np.nan):.3f}",
-                                                              f"{then.agreement:.2f}", f"{then.drift:.2f}")  # fmt: skip
+            cells = (
+                ("never", "", "", "")
+                if then is None
+                else (
+                    f"{step:,}",
+                    f"{ahead[then.step]:.3f}" if then.step in ahead else "",
+                    f"{then.agreement:.2f}",
+                    f"{then.drift:.2f}",
+                )
+            )
             table.add_row(run.name, name, *cells)
     Console(width=130).print(table)
     if output:
