@@ -73,7 +73,7 @@ class SeerConfig:
 
     freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"])] = None
     """T_f, in agent steps. None: never, which is the baseline. auto: when signals of the training say that the encoder has
-    converged (docs/beyond.md)."""
+    converged (docs/beyond.md), and at --seer.latest whatever they say."""
     earliest: int | None = None
     """Of an automatic freeze, in agent steps. None: 10,000, or the latest if that is earlier."""
     latest: int | None = None
