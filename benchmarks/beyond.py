@@ -190,6 +190,8 @@ def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = Non
         sys.exit(f"none of the runs in {', '.join(map(str, runs))} has ended yet")
     games = {env: dict(sorted(arms.items())) for env, arms in group(found).items()}
     names = sorted({name for arms in games.values() for name in arms})  # one order and colours, whichever games there are
+    if reference not in names:
+        print(f"no run of the arm {reference!r} has ended: nothing is compared with it", file=sys.stderr)
     for env, arms in games.items():
         of_game(env, arms)
     iqm = across(games, names, reference)
