@@ -9,6 +9,7 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
+    {"files"},
     {
         "networks",
         "augment",
