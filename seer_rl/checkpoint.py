@@ -26,6 +26,7 @@ from seer_rl.config import TrainConfig, from_toml, name_of, to_toml
 CONFIG, AGENT, CHECKPOINTS, ANALYSIS = "config.toml", "agent.safetensors", "checkpoints", "analysis"
 HEADER = "seer-rl"  # of agent files: the entry that says whose weights they are
 FORMAT = 3  # of manifests
+COUNTERS = ("acts", "updates", "updated_at")  # of agents, as far as they have them
 DIGEST = 64  # letters of the name of a blob: the SHA-256 of what is in it
 Bytes = bytes | memoryview
 
@@ -294,7 +295,7 @@ def agent_state(agent: nn.Module) -> dict[str, Any]:
     return {
         "weights": agent.state_dict(),
         "optimizers": {name: _moments(optimizer) for name, optimizer in _optimizers(agent).items()},
-        "counters": {name: getattr(agent, name) for name in ("acts", "updates") if hasattr(agent, name)},
+        "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
         "generator": agent.generator.get_state(),  # type: ignore[operator, union-attr]
     }
 

@@ -191,7 +191,7 @@ def check(config: TrainConfig) -> None:
     }
     for setting in fields(agent):
         value = getattr(agent, setting.name)
-        counts = setting.type is int and setting.name != "learning_starts"
+        counts = setting.type is int and setting.name not in ("learning_starts", "random_steps")
         if not isinstance(value, str):
             at_least["agent." + setting.name.replace("_", "-")] = (value, 1 if counts else 0)
     for name, (value, least) in at_least.items():

@@ -149,7 +149,8 @@ class NoisyLinear(nn.Module):
     """y = (mu_w + sigma_w * eps_w) x + mu_b + sigma_b * eps_b, with factorised noise (Fortunato et al., 2018, eq. 9-11).
 
     eps_w = f(e_out) f(e_in)^T and eps_b = f(e_out), f(x) = sign(x) sqrt|x|, e standard normal. The noise stays the same until
-    `draw_noise`; in evaluation mode there is none.
+    `draw_noise`; in evaluation mode there is none. Weights and biases begin with sigma = std / sqrt(inputs), as that paper has
+    it; common code of Rainbow, the SEER authors' included, takes sqrt(outputs) for the biases.
     """
 
     noise_in: torch.Tensor

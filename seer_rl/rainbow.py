@@ -45,9 +45,12 @@ class RainbowConfig:
     discount: float = 0.99
     """Gamma, per agent step."""
     target_every: int = 2000
-    """Updates between copies of the online network into the target network."""
+    """Agent steps between copies of the online network into the target network."""
     learning_starts: int = 1600
     """Agent steps before the first update."""
+    random_steps: int = 0
+    """Agent steps of a uniformly random player at the start. Noisy layers alone explore little at first: one action is taken
+    half of the time or more. 0, as in the paper, whose players never act at random in training."""
     update_every: int = 1
     """Agent steps per update."""
     eval_epsilon: float = 0.001
@@ -78,7 +81,8 @@ class Rainbow(nn.Module):
         self.trained = [*self.lower.parameters(), *self.upper.parameters()]
         self.optimizer = torch.optim.Adam(self.trained, config.learning_rate, eps=config.adam_eps, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
-        self.updates = 0
+        self.acts = self.updates = 0  # agent steps, and updates, in training
+        self.updated_at = max(0, config.learning_starts - 1)  # the agent step of the latest update: nothing is copied before
 
     def parts(self, images: bool) -> list[Part]:
         """What an update and an act compute: online on obs and next_obs, target on next_obs, and the gradients on obs."""
@@ -97,10 +101,17 @@ class Rainbow(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> int:
-        """The greedy action at `obs` [1, ...]: under fresh noise in training mode, epsilon-greedy without it in evaluation."""
+        """The greedy action at `obs` [1, ...]: under fresh noise in training mode, epsilon-greedy without it in evaluation.
+
+        In training, the first `random_steps` actions are drawn uniformly.
+        """
         if self.training:
             draw_noise(self.noisy, self.generator)
-        elif torch.rand((), generator=self.generator) < self.config.eval_epsilon:
+            self.acts += 1
+            explore = self.acts <= self.config.random_steps
+        else:
+            explore = bool(torch.rand((), generator=self.generator) < self.config.eval_epsilon)
+        if explore:
             return int(torch.randint(self.actions, (), generator=self.generator))
         return int(self.policy(obs).argmax())
 
@@ -116,7 +127,8 @@ class Rainbow(nn.Module):
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One gradient step; returns metrics and each transition's loss [B], its priority (Hessel et al., section 3).
 
-        The online network keeps the noise of the latest act, the target network draws its own.
+        The online network keeps the noise of the latest act, the target network draws its own. After the update in which a
+        multiple of `target_every` agent steps is reached, however many updates a step has, the target becomes a copy of it.
         """
         draw_noise(self.target_noisy, self.generator)
         losses = self.losses(batch)
@@ -126,7 +138,8 @@ class Rainbow(nn.Module):
         norm = nn.utils.clip_grad_norm_(self.trained, self.config.gradient_norm)
         self.optimizer.step()
         self.updates += 1
-        if self.updates % self.config.target_every == 0:
+        before, self.updated_at = self.updated_at, self.acts
+        if self.acts // self.config.target_every > before // self.config.target_every:
             self.target_lower.load_state_dict(self.lower.state_dict())
             self.target_upper.load_state_dict(self.upper.state_dict())
         return {"losses/loss": loss.detach(), "losses/gradient_norm": norm}, losses.detach()

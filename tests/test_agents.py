@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seer_rl.dqn import DQN, DQNConfig
+from seer_rl.networks import draw_noise
 from seer_rl.rainbow import Rainbow, RainbowConfig, project
 from seer_rl.replay import Batch
 
@@ -74,14 +75,14 @@ def test_dqn_difference_is_the_definition() -> None:
 def test_updates_reach_every_layer_copy_the_target_in_time_and_weigh_samples(kind: str) -> None:
     torch.manual_seed(0)
     agent = (
-        Rainbow(RainbowConfig(target_every=3), SHAPE, ACTIONS)
+        Rainbow(RainbowConfig(target_every=3, learning_starts=1), SHAPE, ACTIONS)
         if kind == "rainbow"
         else DQN(DQNConfig(target_every=3), SHAPE, ACTIONS)
     )
     b = batch()
-    agent.act(b.obs[:1])
     before = {name: p.clone() for name, p in agent.named_parameters()}
     for update in (1, 2, 3):
+        agent.act(b.obs[:1])
         metrics, errors = agent.update(b)
         assert errors.shape == (8,)
         for name, p in agent.named_parameters():
@@ -93,6 +94,48 @@ def test_updates_reach_every_layer_copy_the_target_in_time_and_weigh_samples(kin
     if kind == "rainbow":
         expected = float((b.weight * errors).mean())
         assert metrics["losses/loss"].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("learning_starts", "update_every", "updates", "expected"),
+    [
+        (1, 1, 1, {10, 20, 30, 40}),
+        (1, 1, 3, {10, 20, 30, 40}),  # whatever the updates per step
+        (1, 4, 1, {12, 20, 32, 40}),  # at the first update after a multiple
+        (1, 25, 1, {25}),  # two multiples at once are one copy
+        (16, 1, 1, {20, 30, 40}),  # the multiple before learning began is none
+        (20, 1, 1, {20, 30, 40}),
+    ],
+)
+def test_rainbows_target_is_copied_at_multiples_of_agent_steps(
+    learning_starts: int, update_every: int, updates: int, expected: set[int]
+) -> None:
+    """As the authors' loop does it: `if T >= learn_start: if T % frequency == 0: learn(); if T % target_update == 0: copy`."""
+    torch.manual_seed(0)
+    agent = Rainbow(RainbowConfig(hidden=4, target_every=10, learning_starts=learning_starts), SHAPE, ACTIONS)
+    b, found = batch(), set()
+    for step in range(1, 41):
+        agent.act(b.obs[:1])
+        if step >= learning_starts and step % update_every == 0:
+            before = agent.target_upper.state_dict()["head.advantage.fc2.weight"].clone()
+            for _ in range(updates):
+                agent.update(b)
+            if not torch.equal(before, agent.target_upper.state_dict()["head.advantage.fc2.weight"]):
+                found.add(step)
+    assert found == expected
+
+
+def test_rainbow_begins_at_random_if_asked_to() -> None:
+    torch.manual_seed(0)
+    obs = batch(1).obs
+    agent = Rainbow(RainbowConfig(random_steps=600, noise_std=0), SHAPE, ACTIONS)
+    counts = np.bincount([agent.act(obs) for _ in range(600)], minlength=ACTIONS)
+    assert counts.min() > 0.6 * 600 / ACTIONS  # by chance: once in more than a million
+    assert len({agent.act(obs) for _ in range(50)}) == 1
+    plain, other = (Rainbow(RainbowConfig(), SHAPE, ACTIONS) for _ in range(2))  # without, nothing else is drawn
+    plain.act(obs)
+    draw_noise(other.noisy, other.generator)
+    assert torch.equal(plain.generator.get_state(), other.generator.get_state())
 
 
 def test_acting_is_greedy_with_noise_in_training_and_without_in_evaluation() -> None:
