@@ -2,8 +2,8 @@
 
     python -m benchmarks.unit docs/table1.toml atari/private_eye 1 --output runs/table1
 
-The arm `never` runs from the beginning; at the step at which another arm freezes, that one goes on from its checkpoint beside it
-(`benchmarks.shared`). Called again after a stop, it goes on with both.
+The arm `never` runs from the beginning; at the step at which another arm freezes, that one goes on from its checkpoint, beside
+it (`benchmarks.shared`). Called again after a stop, it goes on with both.
 """
 
 import sys
