@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from seer_rl import checkpoint, train
+from seer_rl import checkpoint, rundir
 from seer_rl.analyze import recorded
 from seer_rl.cli import Mistake
 from seer_rl.config import TrainConfig
@@ -78,7 +78,7 @@ def main(plans: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("run
                 if branch(trunk, run_dir, config, step):
                     print(f"{run_dir.name}: from step {step:,}", flush=True)
                     del waiting[run_dir]
-                elif (checkpoint.newest(trunk) or 0) > step or train.has_ended(trunk, runs[trunk]):
+                elif (checkpoint.newest(trunk) or 0) > step or rundir.ended_at(trunk) is not None:
                     print(f"{run_dir.name}: begins by itself, {trunk.name} is past step {step:,}", flush=True)
                     del waiting[run_dir]
         time.sleep(20)

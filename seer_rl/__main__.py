@@ -21,6 +21,7 @@ from seer_rl import (
     checkpoint,
     envs,
     export,
+    files,
     memory,
     paper,
     plots,
@@ -96,17 +97,19 @@ def train_(arguments: list[str]) -> None:
 
 
 def resume_(arguments: list[str]) -> None:
-    def settings(run: tyro.conf.Positional[Path]) -> Path:
+    def settings(run: tyro.conf.Positional[Path], steps: int | None = None) -> tuple[Path, int | None]:
         """Go on with a run that was stopped or killed, from its newest checkpoint, exactly as if nothing had happened.
 
         Args:
             run: Run directory.
+            steps: Agent steps of the whole run, more than it has, to train longer. A run that has ended must have kept its
+                last checkpoint (--keep-last). None: as many as its settings say.
         """
-        return run
+        return run, steps
 
-    run_dir, console = read(settings, "resume", arguments), Console()
+    (run_dir, steps), console = read(settings, "resume", arguments), Console()
     with mistakes():
-        run = train.resume(run_dir, lambda text: console.print(f"note: {text}", highlight=False, soft_wrap=True))
+        run = train.resume(run_dir, lambda text: console.print(f"note: {text}", highlight=False, soft_wrap=True), steps)
     drive(run, console, Display(console))
 
 
@@ -196,7 +199,7 @@ def export_(arguments: list[str]) -> None:
         weights = transfer.encoder_weights(agent.state_dict())
         about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": "uint8 / 255", "env": config.env,
                  "agent": agent.name}  # fmt: skip
-        checkpoint.write_atomically(output, transfer.encoder_file(weights, about))
+        files.write_atomically(output, transfer.encoder_file(weights, about))
     print(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")
 
 

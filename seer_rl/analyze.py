@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F
 
-from seer_rl import build, checkpoint, train
+from seer_rl import build, checkpoint, files, train
 from seer_rl.analysis import linear_cka, record, spatial_attention, svcca, units
 from seer_rl.augment import center_crop
 from seer_rl.cli import Mistake, filming, mistakes, read
@@ -105,7 +105,7 @@ def similarity_(arguments: list[str]) -> None:
         checkpoint.load_config(run)  # is it a run?
         output = picture(output or run / "similarity.png")
         found, notes = similarity(run, lag)
-        checkpoint.write_atomically(output.with_suffix(".csv"), table(found).encode())
+        files.write_atomically(output.with_suffix(".csv"), table(found).encode())
         draw_similarity(run, found, output, lag)
     for note in notes:
         print(f"note: {note}")
@@ -170,7 +170,7 @@ def probe(run: Path) -> Image:
     stacked = np.stack(observations)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, observations=stacked)
-    checkpoint.write_atomically(path, buffer.getvalue())
+    files.write_atomically(path, buffer.getvalue())
     return stacked
 
 

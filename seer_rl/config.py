@@ -150,6 +150,8 @@ class TrainConfig:
     """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""
     keep: int = 2
     """Checkpoints to keep. They are removed when the run has ended."""
+    keep_last: bool = False
+    """Keep a checkpoint of the end, from which `seer resume RUN --steps MORE` trains longer."""
     label: str = ""
     """What pictures and tables call these settings. Empty: by when the encoder is frozen."""
     run_dir: Path | None = None
@@ -225,6 +227,60 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--seer.replay-ratio needs --seer.freeze-step: without it nothing is ever frozen")
     if config.seer.batch_size is not None and freeze_step is None:
         raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
+
+
+# What may change between a checkpoint and the run that goes on from it, since nothing that was computed depends on it.
+MAY_CHANGE = {
+    "run_dir",
+    "label",
+    "checkpoint_every",
+    "keep",
+    "keep_last",
+    "memory_limit",
+    "analysis.every",
+    "eval.every",
+    "eval.episodes",
+}
+
+
+def check_same(before: str, now: TrainConfig, step: int, frozen: bool) -> None:
+    """Raise ValueError, naming the setting and both values, where `now` cannot go on from a checkpoint.
+
+    before: the settings that the checkpoint was made with, as `to_toml` gives them. step: of the checkpoint. frozen: whether
+    the encoder was. Learning rates and what is in `MAY_CHANGE` may be others, more steps may be asked for, and everything of
+    --seer as long as nothing is frozen and no freeze would lie before the checkpoint.
+    """
+    then, changed = flat(from_toml(before)), flat(now)
+    for name in sorted(then.keys() | changed.keys()):
+        old, new = then.get(name), changed.get(name)
+        if old == new or name in MAY_CHANGE or name.endswith("learning_rate"):
+            continue
+        if name == "steps" and now.steps > (old or 0):
+            continue
+        if name.startswith("seer.") and not frozen:
+            planned = now.seer.freeze_step
+            last = now.seer.between(now.steps)[1] if planned == "auto" else planned
+            if last is None or last >= step:
+                continue
+            raise ValueError(
+                f"{name} is {new}, but the checkpoint is of step {step:,} and its run was not frozen ({name} was {old}): "
+                "a freeze cannot lie before it"
+            )
+        raise ValueError(
+            f"{name} is {new}, but the checkpoint of step {step:,} was made with {old}: put that back, or train a new run"
+        )
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its name in the file, with the agent's name: "agent.name", "seer.dtype"."""
+
+    def inside(settings: dict[str, Any], above: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in settings.items():
+            found |= inside(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+        return found
+
+    return inside(asdict(config) | {"agent": {"name": name_of(config.agent), **asdict(config.agent)}}, "")
 
 
 def name_of(agent: AgentConfig) -> str:

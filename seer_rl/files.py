@@ -140,6 +140,10 @@ class Folder:
         """Remove the name of a file, whatever it is; a link is removed, not what it points at."""
         os.unlink(name, dir_fd=self.handle)
 
+    def remove_inner(self, name: str) -> None:
+        """Remove the empty directory `name`. Raises OSError if something lies in it, or it is none."""
+        os.rmdir(name, dir_fd=self.handle)
+
     def sync(self) -> None:
         """Make the names durable."""
         os.fsync(self.handle)

@@ -1,11 +1,13 @@
 """Pictures of runs: what they scored, what it cost, what they held."""
 
+import io
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from seer_rl import files
 from seer_rl.logger import read
 
 Series = list[tuple[int, float]]
@@ -87,4 +89,6 @@ def curves(runs: Sequence[Path], output: Path) -> None:
                 axis.set_ylim(bottom=0)
         axes[0, 0].legend(frameon=False, loc="best")
         figure.suptitle(f"{', '.join(names)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$")
-        figure.savefig(output, dpi=130)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=130, format=output.suffix.removeprefix(".") or "png")
+    files.write_atomically(output, drawn.getvalue())

@@ -23,9 +23,14 @@ TERMINATED = 2  # the step ended its episode for good: nothing is worth anything
 TRUNCATED = 4  # the step's episode was cut short: its value goes on, so the observation after it is kept
 VALID = 8  # the step can be sampled: its stack and its n-step window are complete
 
+LARGEST = float(np.finfo(np.float32).max)  # magnitude of a reward
 SEGMENT_BYTES = 4 << 20  # about: the records that are written to disk together
 REWRITE_CHUNK = 32  # steps; bounds what a rewrite needs on top of the arena (larger ones are no faster)
 STATE = ("memory", "size", "next", "open", "pending", "valid", "max_priority", "observation")
+
+
+class Unfit(ValueError):
+    """An observation, an action or a reward that the replay cannot hold as it is."""
 
 
 class Rewriter(Protocol):
@@ -102,6 +107,7 @@ class Replay:
         self.copies = 1  # results held of each observation
         self.rng = np.random.default_rng(seed)
         self._action = (action_dtype, action_shape)
+        self._obs_shape = tuple(obs_shape)
         self._tree_bytes = 16 if priority_exponent else 0  # two float64 nodes a step
         record = self._layout("u1", (channels // stack, *size))
         self._memory = memory if memory is not None else (record.itemsize + self._tree_bytes) * (capacity or 0)
@@ -187,7 +193,11 @@ class Replay:
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def start(self, obs: NDArray[np.uint8]) -> None:
-        """Begin an episode at `obs` [C, H, W] uint8. An episode that is still running counts as truncated here."""
+        """Begin an episode at `obs` [C, H, W] uint8. An episode that is still running counts as truncated here.
+
+        Raises Unfit, with nothing stored, for an observation of another shape or type.
+        """
+        self._require_observation(obs)
         if self._open is not None and not self._steps["flags"][self._open] & FIRST:
             last = (self._open - 1) % self.capacity
             self._steps["flags"][last] |= TRUNCATED
@@ -204,10 +214,16 @@ class Replay:
     ) -> None:
         """Complete the step at the current observation; `next_obs` [C, H, W] uint8 becomes the current one.
 
-        After a termination `next_obs` is not stored; after any end of an episode `start` must follow.
+        After a termination `next_obs` is not stored; after any end of an episode `start` must follow. Raises Unfit, with
+        nothing stored, for an observation or action of another shape or type, and for a reward that is no finite float32.
         """
         if self._open is None:
             raise RuntimeError("Replay.add needs a running episode: call Replay.start with its first observation")
+        self._require_observation(next_obs)
+        if np.shape(action) != self._action[1]:
+            raise Unfit(f"an action must have the shape {self._action[1]}, not {np.shape(action)}")
+        if not abs(reward) <= LARGEST:  # not: NaN is refused too
+            raise Unfit(f"the reward is {reward}, which is no finite float32")
         step = self._open
         self._touched.add(step // self._segment)
         self._steps["action"][step] = action
@@ -220,6 +236,11 @@ class Replay:
             self._complete(self._pending, step)
         elif self._pending == self.n_step:
             self._complete(1, (step - self.n_step + 1) % self.capacity)
+
+    def _require_observation(self, obs: NDArray[np.uint8]) -> None:
+        shape, dtype = np.shape(obs), getattr(obs, "dtype", type(obs).__name__)
+        if shape != self._obs_shape or dtype != np.uint8:
+            raise Unfit(f"an observation must be uint8 of the shape {self._obs_shape}, not {dtype} of {shape}")
 
     @property
     def observation(self) -> torch.Tensor:
@@ -447,11 +468,15 @@ class Replay:
         state["rewritten"] = self._codec.get_state() if self._codec else None
         return state | ({"tree": self._tree.nodes.copy()} if self.exponent else {})
 
-    def set_state(self, state: dict[str, Any], segments: Iterable[bytes], fn: Rewriter | None = None) -> None:
-        """Go on from what `get_state` and `segments` gave, in a replay made with the same settings.
+    def set_state(
+        self, state: dict[str, Any], segments: Iterable[bytes], fn: Rewriter | None = None, capacity: int | None = None
+    ) -> None:
+        """Go on from what `get_state` and `segments` gave, in a replay made with the same settings, or for a longer run.
 
-        fn: the function that the replay was rewritten with, if it was.
+        fn: the function that the replay was rewritten with, if it was. capacity: as for `rewrite`; where the steps of a run,
+        not its bytes, were the limit, a longer run holds more. Raises ValueError for what does not fit together.
         """
+        allowed = self._memory
         for name in STATE:
             setattr(self, "_" + name, state[name])
         self.stack, self.copies, self._rewriter = state["stack"], state["copies"], fn
@@ -462,13 +487,30 @@ class Replay:
             self._codec = Codec.from_state(state["rewritten"])
             dtype, shape = layout(self._codec.kind, self._codec.shape)
             record = self._layout(dtype, (self.copies, *shape))
+            if capacity is not None:
+                allowed = min(allowed, (record.itemsize + self._tree_bytes) * capacity)
+        old = self._fitting(record, self._memory)
+        if allowed > self._memory and self._next in (0, self._size):  # the oldest record is the first
+            self._memory = allowed
+            self._next = self._size
         self._map(record, self._fitting(record, self._memory))
-        begin = 0
+        self._next %= self.capacity
+        places = [self._next, *([] if self._open is None else [self._open])]
+        if not (0 <= self._size <= self.capacity and all(0 <= place < self.capacity for place in places)):
+            raise ValueError(f"a replay of {self.capacity} steps cannot hold {self._size}, the next at {self._next}")
+        begin, used = 0, self._size * record.itemsize
         for data in segments:
+            if begin + len(data) > used:
+                raise ValueError(f"the replay's records are more than the {used:,} bytes that they should be")
             self._arena[begin : begin + len(data)] = data
             begin += len(data)
+        if begin != used:
+            raise ValueError(f"the replay's records are {begin:,} bytes instead of {used:,}")
         if self.exponent:
-            self._tree.nodes[:] = state["tree"]
+            if old == self.capacity:
+                self._tree.nodes[:] = state["tree"]
+            else:
+                self._tree[np.arange(self._size)] = state["tree"][old : old + self._size]
 
     def segments(self) -> list[memoryview]:
         """The bytes of the records in use, in segments of a fixed number of records."""

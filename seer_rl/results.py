@@ -1,7 +1,7 @@
 """What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seer_rl import checkpoint
-from seer_rl.config import TrainConfig, name_of
+from seer_rl.config import TrainConfig, flat, name_of
 from seer_rl.logger import METRICS, read
 
 Array = NDArray[np.float64]
@@ -139,19 +139,7 @@ def scores_at(runs: Iterable[Result], axis: Axis, x: float) -> list[float]:
 
 def differing(results: Iterable[Result]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Settings that all runs share, and for each run those in which they differ, by their names on the command line."""
-    flat = [
-        _flat(asdict(result.config) | {"agent": {"name": result.agent, **asdict(result.config.agent)}}) for result in results
-    ]
-    names = list(dict.fromkeys(name for settings in flat for name in settings))
-    same = {n: flat[0].get(n) for n in names if all(settings.get(n) == flat[0].get(n) for settings in flat)}
-    return same, [{n: settings.get(n) for n in names if n not in same and n != "run_dir"} for settings in flat]
-
-
-def _flat(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{above}{name}.")
-        else:
-            found[above + name] = value
-    return found
+    found = [flat(result.config) for result in results]
+    names = list(dict.fromkeys(name for settings in found for name in settings))
+    same = {n: found[0].get(n) for n in names if all(settings.get(n) == found[0].get(n) for settings in found)}
+    return same, [{n: settings.get(n) for n in names if n not in same and n != "run_dir"} for settings in found]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from seer_rl import checkpoint, memory, train, worker
+from seer_rl import checkpoint, memory, rundir, train, worker
 from seer_rl.cli import Ended, interruptible, mistakes, parse, read
 from seer_rl.config import TrainConfig, check, name_of, size_or
 from seer_rl.console import duration, size
@@ -131,7 +131,7 @@ class State:
         self.resumed_at: int | None = None  # newest checkpoint when it was last begun
         self.not_before = 0.0  # monotonic time of the next try
         self.patience = math.inf  # monotonic time at which a directory that is busy counts as a failure
-        self.is_done = train.has_ended(run_dir, config) and checkpoint.newest(run_dir) is None
+        self.is_done = rundir.ended_at(run_dir) == config.steps
         self.failure = ""
 
     @property

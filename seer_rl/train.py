@@ -2,15 +2,15 @@
 
 import contextlib
 import ctypes
-import fcntl
 import math
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import gymnasium as gym
 import numpy as np
@@ -18,21 +18,23 @@ import psutil
 import torch
 
 import seer_rl
-from seer_rl import build, checkpoint, envs
+from seer_rl import build, checkpoint, envs, rundir
 from seer_rl.codec import examples
 from seer_rl.compile import compile_losses, rehearse_losses, uncompile_losses
-from seer_rl.config import TrainConfig, check
+from seer_rl.config import TrainConfig, check, check_same, to_toml
 from seer_rl.converge import ENCODED, EVERY, GAMES, Watch, converged, progress
 from seer_rl.envs.apart import Apart, EnvironmentFailed
-from seer_rl.logger import Logger, read
+from seer_rl.files import Bytes
+from seer_rl.logger import Logger
 from seer_rl.networks import output_shape
+from seer_rl.replay import Unfit
 from seer_rl.seer import embedder, freeze
 
-LOCK = ".lock"
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
 SAVING = "writing a checkpoint"
-PROGRESS = ("step", "frozen_at", "restarted", "flops", "freeze_seconds", "scores", "random_scores", "evaluations")
+PROGRESS = ("step", "frozen_at", "flops", "freeze_seconds", "scores", "random_scores", "evaluations")
+STOP_PATIENCE = 15.0  # seconds that a run that is to stop waits for its environment's state
 SHOW_EVERY = 20  # agent steps
 LOG_EVERY = 1000  # agent steps between rows of losses, speed and memory
 
@@ -60,8 +62,8 @@ class Stopped(Exception):
     """Someone asked the run to stop, and it may."""
 
 
-class Busy(ValueError):
-    """Another process is training in the run directory."""
+class Done(ValueError):
+    """The run has ended: there is nothing left to do."""
 
 
 class Fault(Exception):
@@ -115,13 +117,13 @@ class Run:
         self.doing = ""  # what other than training is going on
         self.stopping = False  # set by whoever wants the run to stop: it does so soon, with a checkpoint
         self.saved: int | None = None  # step of the newest checkpoint
-        self._lock: IO[str] | None = None
+        self._lock: BinaryIO | None = None
         self._metrics: dict[str, Any] = {}  # the latest losses
         self._blobs: dict[str, str] = {}  # of the replay's segments, by name, as the newest checkpoint has them
         if resumed:
             self._set_state(resumed)
 
-    def claim(self) -> IO[str]:
+    def claim(self) -> BinaryIO:
         """Make the run directory this run's own, until the file that is returned is closed.
 
         Raises ValueError if it is another run's, Busy if another process is training in it.
@@ -136,7 +138,7 @@ class Run:
                 if self.config.run_dir:
                     raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it") from None
                 self.run_dir = build.default_run_dir(self.config)  # another run, begun in the same second, was faster
-        self._lock = lock(self.run_dir)
+        self._lock = rundir.lock(self.run_dir)
         return self._lock
 
     def train(self, show: "Callable[[Run], None]" = lambda _: None) -> None:
@@ -145,32 +147,49 @@ class Run:
         Raises Stopped once `stopping` is set, when a checkpoint holds everything; Fault where the run cannot go on.
         """
         config = self.config
-        self.claim()
-        checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
-        written = {name: bytes(data) for name, data in self.resumed.state["written"].items()} if self.resumed else None
-        logger = Logger(self.run_dir, self.step, written)
-        with contextlib.closing(self), logger:
+        held = self.claim()
+        with contextlib.closing(self):
             try:
-                self._begin(logger, show)
-                try:
-                    self._loop(logger, show)
-                except Stopped:
-                    if self.doing != FREEZING:  # before a freeze there is always a checkpoint
+                checkpoint.save_config(self.run_dir, replace(config, run_dir=self.run_dir))
+                written = {name: bytes(data) for name, data in self.resumed.state["written"].items()} if self.resumed else None
+                with Logger(self.run_dir, self.step, written) as logger:
+                    try:
+                        self._begin(logger, show)
+                        try:
+                            self._loop(logger, show)
+                        except Stopped:
+                            if self.doing != FREEZING:  # before a freeze there is always a checkpoint
+                                self._save(logger, show)
+                            raise
+                    except EnvironmentFailed as error:
+                        if self.step not in (0, self.saved):  # so that only an episode is lost
+                            self._save(logger, show)
+                        again = " again" if self.restarted else ""
+                        raise Fault(
+                            f"the environment failed{again} at step {self.step:,} ({error}); {self._way_back()}"
+                        ) from error
+                    if config.keep_last and self.saved != self.step:
                         self._save(logger, show)
-                    raise
-            except EnvironmentFailed as error:
-                raise Fault(f"the environment failed at step {self.step:,} ({error}); {self._way_back()}") from error
+                    logger.sync()
+                rundir.write_ended(self.run_dir, self.step)
+            except Unfit as error:
+                raise Fault(f"{error}, at step {self.step:,}; {self._way_back()}") from error
             except OSError as error:
                 raise Fault(f"the system refused at step {self.step:,} ({error}); {self._way_back()}") from error
-            checkpoint.remove(self.run_dir)
-            (self.run_dir / LOCK).unlink(missing_ok=True)
+            checkpoint.tidy(self.run_dir, keep=int(config.keep_last))
+            rundir.unlock(self.run_dir, held)
 
     def _begin(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
-        self.env = build.start_env(config)
         if self.resumed:
-            self.env.set_state(self.resumed.state["env"])
+            state = self.resumed.state["env"]
+            if state is None:  # it had failed when the checkpoint was written
+                self._begin_episode()
+            else:
+                self.env = build.start_env(config)
+                self.env.set_state(state)
             return
+        self.env = build.start_env(config)
         self._say("a random player's games", show)
         self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._allow)
         logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
@@ -218,6 +237,7 @@ class Run:
         self.eval_env.close()
         if self._lock:
             self._lock.close()
+            self._lock = None
 
     def _allow(self) -> None:
         """Go on, unless someone wants the run to stop."""
@@ -258,8 +278,6 @@ class Run:
             return
         self.replay.add(action, float(reward), terminated, truncated, obs)
         self._count(self.costs.act(self.frozen))
-        if not math.isfinite(reward):
-            raise Fault(f"the reward is {reward} at step {self.step:,}; {self._way_back()}")
         if "episode" in info:
             score = float(info["episode"]["r"])
             self.scores = [*self.scores, score][-GAMES:]
@@ -267,16 +285,36 @@ class Run:
         if first is not None:
             self.replay.start(first)
 
-    def _restart(self, error: Exception) -> None:
-        """Go on in a new environment after the first failure of one; the episode is cut. Raises Fault at the second."""
+    def _restart(self, error: EnvironmentFailed) -> None:
+        """Go on in a new environment after the first failure of one; the episode is cut. Raises the second failure."""
         assert self.env
         if self.restarted:
-            raise Fault(f"the environment failed again at step {self.step:,} ({error}); {self._way_back()}") from error
+            raise error
         self.restarted = True
         warnings.warn(f"the environment failed at step {self.step:,} ({error}) and was started anew", stacklevel=2)
         self.env.close()
+        self._begin_episode()
+
+    def _begin_episode(self) -> None:
+        """Go on in a new environment, at the beginning of an episode."""
         self.env = build.start_env(self.config)
         self.replay.start(self.env.reset(self.env_seed + self.step))
+
+    def _env_state(self) -> dict[str, Any] | None:
+        """The state of the environment, which is started anew if it fails; None if it fails again, or the run is to stop."""
+        assert self.env
+        if self.stopping:
+            self.env.patience = min(self.env.patience, STOP_PATIENCE)
+        try:
+            try:
+                return self.env.get_state()
+            except EnvironmentFailed as error:
+                if self.stopping:
+                    return None
+                self._restart(error)
+                return self.env.get_state()
+        except EnvironmentFailed:
+            return None
 
     def _update(self) -> None:
         first = self.config.replay.priority_beta
@@ -342,8 +380,8 @@ class Run:
         if self.step == done or (self.step % config.eval.every and self.step != config.steps):
             return
         self._say("evaluating", show)
-        seed = (self.eval_seed + self.step) % 2**31
-        scores = evaluate(self.agent, self.eval_env, config.eval.episodes, seed, self.device, self._allow)
+        self._require_finite_weights()
+        scores = self._evaluate()
         self.evaluations.append((self.step, scores))
         paper, true = self.flops
         logger.log(self.step, {"eval/return": float(np.mean(scores)), "eval/return_std": float(np.std(scores)),
@@ -351,9 +389,24 @@ class Run:
         checkpoint.save_agent(self.run_dir, self.agent, config)
         self._say("", show)
 
+    def _evaluate(self) -> list[float]:
+        """Scores of the evaluation at this step. Its environment is made anew where it fails; the second failure is raised."""
+        seed = (self.eval_seed + self.step) % 2**31
+        try:
+            return evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self._allow)
+        except EnvironmentFailed as error:
+            warnings.warn(
+                f"the evaluation's environment failed at step {self.step:,} ({error}): its games begin again", stacklevel=2
+            )
+        with contextlib.suppress(Exception):  # of many kinds, by the simulator
+            self.eval_env.close()
+        self.eval_env = build.make_env(self.config, training=False)
+        return evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self._allow)
+
     def _snapshot_if_due(self) -> None:
         every = self.config.analysis.every
         if every and self.step % every == 0:
+            self._require_finite_weights()
             checkpoint.save_snapshot(self.run_dir, self.step, self.agent, self.config)
 
     def _log(self, logger: Logger) -> None:
@@ -369,29 +422,38 @@ class Run:
         logger.log(self.step, speed, clock=True)
 
     def _require_finite(self) -> None:
-        """Raise Fault where learning has broken down; a checkpoint is only ever written after this has passed."""
+        """Raise Fault where learning has broken down; weights are only ever written after this has passed."""
         for name, value in self._metrics.items():
             if not math.isfinite(value):
                 raise Fault(f"{name} is {float(value)} at step {self.step:,}; {self._way_back()}")
 
+    def _require_finite_weights(self) -> None:
+        """The same for what is about to be written: a loss says nothing of the weights that its own update made."""
+        self._require_finite()
+        if (name := checkpoint.not_finite(self.agent)) is not None:
+            raise Fault(f"{name} is no number any more at step {self.step:,}; {self._way_back()}")
+
     def _way_back(self) -> str:
         if self.saved is None:
             return f"there is no checkpoint in {self.run_dir} yet"
+        if self.saved == self.step:
+            return f"everything up to it is saved: go on with: seer resume {shlex.quote(str(self.run_dir))}"
         return f"the checkpoint of step {self.saved:,} in {self.run_dir} is from before it"
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save(self, logger: Logger, show: "Callable[[Run], None]") -> None:
-        self._require_finite()
+        self._require_finite_weights()
         doing, self.doing = self.doing, SAVING
         show(self)
+        env = self._env_state()  # first: where it fails, the replay's episode is cut
         segments, touched = self.replay.segments(), self.replay.touched()
-        pieces: dict[str, checkpoint.Bytes | str] = {}
+        pieces: dict[str, Bytes | str] = {}
         for i, data in enumerate(segments):
             name = f"replay/{i}"
             pieces[name] = data if i in touched or name not in self._blobs else self._blobs[name]
         try:
-            self._blobs = checkpoint.save(self.run_dir, self.step, self._state(logger), pieces, self.config.keep)
+            self._blobs = checkpoint.save(self.run_dir, self.step, self._state(logger, env), pieces, self.config.keep)
         except OSError as error:
             self.replay.touch(touched)
             why = f"no checkpoint could be written at step {self.step:,} ({error.strerror})"
@@ -400,13 +462,13 @@ class Run:
         self.doing = doing
         show(self)
 
-    def _state(self, logger: Logger) -> dict[str, Any]:
-        """The whole run but for the replay's records."""
-        assert self.env
+    def _state(self, logger: Logger, env: dict[str, Any] | None) -> dict[str, Any]:
+        """The whole run but for the replay's records. env: the state of its environment, as far as it has one."""
         return {
+            "settings": to_toml(self.config),
             "agent": checkpoint.agent_state(self.agent),
             "replay": self.replay.get_state(),
-            "env": self.env.get_state(),
+            "env": env,
             "run": {name: getattr(self, name) for name in PROGRESS},
             "phases": [asdict(phase) for phase in self.phases],
             "watch": self.watch.get_state() if self.watch else {},
@@ -416,6 +478,16 @@ class Run:
         }
 
     def _set_state(self, resumed: checkpoint.Checkpoint) -> None:
+        """Go on from a checkpoint. Raises ValueError if it is of other settings, or of none that work."""
+        try:
+            frozen = resumed.state["run"]["frozen_at"] is not None
+            if "settings" in resumed.state:  # 0.1.0 wrote none
+                check_same(resumed.state["settings"], self.config, resumed.step, frozen)
+            self._restore(resumed)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"the checkpoint of step {resumed.step:,} is not one of this run: {error!r}") from error
+
+    def _restore(self, resumed: checkpoint.Checkpoint) -> None:
         state = resumed.state
         for name in PROGRESS:
             setattr(self, name, state["run"][name])
@@ -431,7 +503,8 @@ class Run:
             self.watch.set_state(state["watch"])
         fn = embedder(self.agent, self.costs.copies, self._allow) if self.frozen else None
         count = sum(name.startswith("replay/") for name in resumed.blobs)
-        self.replay.set_state(state["replay"], (resumed.piece(f"replay/{i}") for i in range(count)), fn)
+        segments = (resumed.piece(f"replay/{i}") for i in range(count))
+        self.replay.set_state(state["replay"], segments, fn, build.every_step(self.config, self.eval_env))
         self._blobs = resumed.blobs
 
     def _phase(self, name: str) -> Phase:
@@ -444,10 +517,11 @@ class Run:
         phase, replay = self.phases[-1], self.replay
         phase.replay_steps, phase.replay_capacity, phase.replay_bytes = replay.size, replay.capacity, replay.nbytes
         phase.bytes_per_step = replay.bytes_per_step
-        phase.process_bytes = max(phase.process_bytes, sum(p.memory_info().rss for p in self.processes()))
+        with contextlib.suppress(psutil.Error):  # the environment's may have been killed
+            phase.process_bytes = max(phase.process_bytes, sum(p.memory_info().rss for p in self.processes()))
 
     def processes(self) -> list[psutil.Process]:
-        """This one, and the environment's while there is one."""
+        """This one, and the environment's while there is one. Raises psutil.NoSuchProcess where that is gone."""
         return [psutil.Process(), *([psutil.Process(self.env.pid)] if self.env else [])]
 
     def _count(self, operations: tuple[int, int]) -> None:
@@ -458,44 +532,44 @@ class Run:
         show(self)
 
 
-def lock(run_dir: Path) -> IO[str]:
-    """Make `run_dir` this process's own until the file is closed or the process ends, however it does. Raises Busy."""
-    file = (run_dir / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise Busy(f"another process is training in {run_dir}") from None
-    return file
-
-
-def resume(run_dir: Path, say: Callable[[str], None]) -> Run:
+def resume(run_dir: Path, say: Callable[[str], None], steps: int | None = None) -> Run:
     """The run in `run_dir` as of its newest whole checkpoint, ready to go on; `say` hears of anything unusual.
 
-    Raises ValueError if there is no run, or nothing left to do; Busy if another process is at it.
+    steps: how long it shall be from now on, if not as long as its settings say. Raises Done if it has ended, ValueError if
+    there is no run or its settings are not those of its checkpoint, Busy if another process is at it.
     """
-    config = replace(checkpoint.load_config(run_dir), run_dir=run_dir)
-    if has_ended(run_dir, config) and checkpoint.newest(run_dir) is None:
-        raise ValueError(f"{run_dir} has ended, at step {config.steps:,}: there is nothing left to do")
-    held = lock(run_dir)  # before reading: a process that writes checkpoints also removes old ones
+
+    def settings() -> TrainConfig:
+        config = replace(checkpoint.load_config(run_dir), run_dir=run_dir)
+        return config if steps is None else replace(config, steps=steps)
+
+    config = settings()
+    if rundir.ended_at(run_dir) == config.steps and checkpoint.newest(run_dir) is None:
+        raise Done(f"{run_dir} has ended, at step {config.steps:,}: there is nothing left to do")
+    held = rundir.lock(run_dir)  # before reading: a process that writes checkpoints also removes old ones
     try:
+        config, ended = settings(), rundir.ended_at(run_dir)  # once more: it may have ended while we waited for the lock
+        if ended == config.steps:
+            checkpoint.tidy(run_dir, keep=int(config.keep_last))  # it was killed while it did so itself
+            rundir.unlock(run_dir, held)
+            raise Done(f"{run_dir} has ended, at step {ended:,}: there is nothing left to do")
         found = checkpoint.load(run_dir, say)
+        if ended is not None and config.steps < ended:
+            raise ValueError(f"{run_dir} ended at step {ended:,}, beyond step {config.steps:,}: ask for more steps")
+        if ended is not None and (found is None or found.step < ended):
+            raise ValueError(
+                f"{run_dir} ended at step {ended:,} and kept no checkpoint from which it could go on to step {config.steps:,}: "
+                "--keep-last keeps one; train a new run"
+            )
+        run = Run(config, found, again=True)
         if not found:
             say(f"{run_dir} has no checkpoint yet: it begins again")
-        run = Run(config, found, again=True)
+            rundir.set_aside(run_dir, say)
     except BaseException:
         held.close()
         raise
     run._lock = held
     return run
-
-
-def has_ended(run_dir: Path, config: TrainConfig) -> bool:
-    """Whether the run was evaluated at its last step."""
-    try:
-        return read(run_dir).get("eval/return", [(0, 0.0)])[-1][0] == config.steps
-    except ValueError:
-        return False
 
 
 def play(
@@ -507,17 +581,25 @@ def play(
 ) -> list[float]:
     """Scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8.
 
-    allow: called before each step; it may raise to end the games.
+    allow: called before each step; it may raise to end the games. Raises EnvironmentFailed if the environment does.
     """
     scores: list[float] = []
-    obs, _ = env.reset(seed=seed)
+    obs, _ = _ask(env.reset, seed=seed)
     while len(scores) < episodes:
         allow()
-        obs, _, terminated, truncated, info = env.step(act(torch.from_numpy(obs)[None]))
+        obs, _, terminated, truncated, info = _ask(env.step, act(torch.from_numpy(obs)[None]))
         if terminated or truncated:
             scores.append(float(info["episode"]["r"]))
-            obs, _ = env.reset()
+            obs, _ = _ask(env.reset)
     return scores
+
+
+def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What an environment answers. Raises EnvironmentFailed for its exceptions, which are of many kinds, by the simulator."""
+    try:
+        return method(*args, **options)
+    except Exception as error:
+        raise EnvironmentFailed(repr(error)) from error
 
 
 def evaluate(

@@ -4,18 +4,17 @@ An encoder's weights are named by layer (conv1.weight, embedding.critic.fc1.weig
 file is safetensors with one header entry: where it comes from, and what images it takes.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-Weights = dict[str, torch.Tensor]
+from seer_rl import weights
+from seer_rl.weights import Weights
+
 HEADER = "seer-rl encoder"
 LAYER = re.compile(r"(?:^|\.)((?:conv\d+|residual\d+[ab]|embedding|given)\..+)$")
 
@@ -26,10 +25,10 @@ def layer_of(name: str) -> str | None:
     return found[1] if found else None
 
 
-def encoder_weights(weights: Mapping[str, torch.Tensor]) -> Weights:
-    """The online encoder's among an agent's `weights`, by layer."""
-    layers = {name: layer_of(name) for name in weights if not name.startswith("target_")}
-    return {layer: weights[name] for name, layer in layers.items() if layer}
+def encoder_weights(agent: Mapping[str, torch.Tensor]) -> Weights:
+    """The online encoder's among the weights of an agent, by layer."""
+    layers = {name: layer_of(name) for name in agent if not name.startswith("target_")}
+    return {layer: agent[name] for name, layer in layers.items() if layer}
 
 
 def receive_encoder(agent: nn.Module, donor: Mapping[str, torch.Tensor]) -> None:
@@ -68,18 +67,18 @@ def receive_all(agent: nn.Module, donor: Mapping[str, torch.Tensor]) -> None:
     agent.load_state_dict({name: theirs[plain(name)] for name in own})
 
 
-def encoder_file(weights: Weights, about: Mapping[str, Any]) -> bytes:
+def encoder_file(encoder: Weights, about: Mapping[str, Any]) -> bytes:
     """The contents of an encoder's file. about: plain values: "images", the shape that it takes, and whatever else is known."""
-    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, {HEADER: json.dumps(about)})
+    return weights.dump(encoder, HEADER, about)
 
 
 def load_encoder(path: Path) -> tuple[Weights, dict[str, Any]]:
     """The weights of an encoder's file, and what is known of it. Raises ValueError for any other file."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[HEADER])
-            if not isinstance(about["images"], list):
-                raise ValueError(f"it takes images of {about['images']!r}")
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(about)  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        encoder, about = weights.load(path, HEADER)
+        images = about.get("images")
+        if not (isinstance(images, list) and all(type(size) is int for size in images)):
+            raise ValueError(f"it takes images of {images!r}")
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no encoder: {error}") from error
+    return encoder, about

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from seer_rl import train
+from seer_rl import rundir, train
 from seer_rl.cli import Ended, Mistake, drive
 from seer_rl.console import Display
 from seer_rl.train import Run
@@ -108,8 +108,10 @@ def main(run_dir: Path, cores: str) -> int:
         run = train.resume(run_dir, lambda text: console.print(f"note: {text}", highlight=False, soft_wrap=True))
         threading.Thread(target=stop_with_parent, daemon=True).start()
         drive(run, console, Reporter(console))
-    except train.Busy:
+    except rundir.Busy:
         return BUSY
+    except train.Done:
+        return 0
     except Ended as end:
         print(f"seer: {end.args[0]}", flush=True)
         return int(end.args[1])

@@ -26,6 +26,7 @@ from seer_rl.curl import CURLConfig
 from seer_rl.drqv2 import DrQv2Config
 from seer_rl.envs import EnvConfig
 from seer_rl.envs.apart import Apart, EnvironmentFailed
+from seer_rl.files import Folder
 from seer_rl.rainbow import RainbowConfig
 from seer_rl.sac import SACConfig
 
@@ -180,9 +181,9 @@ def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("seer_rl.replay.SEGMENT_BYTES", 100_000)
     config = dataclasses.replace(ATARI, replay=ReplayConfig(), seer=SeerConfig(), checkpoint_every=50, steps=301)
 
-    def counted(directory: Path, data: Any) -> str:
+    def counted(folder: Folder, data: Any) -> str:
         written.append(memoryview(data).nbytes)
-        return blob(directory, data)
+        return blob(folder, data)
 
     monkeypatch.setattr(checkpoint, "_blob", counted)
     run = train.Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
@@ -303,18 +304,18 @@ def test_a_checkpoint_with_code_in_it_runs_none(stopped: Path, tmp_path: Path, m
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=40)
-    write, full = checkpoint.write_atomically, False
+    write, full = Folder.write, False
 
-    def writes(path: Path, data: Any) -> None:
-        if full and path.parent.name == "checkpoints":
+    def writes(folder: Folder, name: str, data: Any, durable: bool = True, beside: str | None = None) -> None:
+        if full and folder.path.name == "checkpoints":
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(folder, name, data, durable, beside)
 
     def show(run: train.Run) -> None:
         nonlocal full
         full = run.step >= 60
 
-    monkeypatch.setattr(checkpoint, "write_atomically", writes)
+    monkeypatch.setattr(Folder, "write", writes)
     with pytest.raises(train.Fault, match=r"No space left on device.*the checkpoint of step 40 in .* is from before it"):
         train.Run(config).train(show)
     monkeypatch.undo()
@@ -385,9 +386,13 @@ def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str
     run, failures = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
     with (
         pytest.warns(UserWarning, match="was started anew"),
-        pytest.raises(train.Fault, match=r"failed again at step 121 .*; there is no checkpoint"),
+        pytest.raises(train.Fault, match=r"failed again at step 121 .*; everything up to it is saved: go on with: seer resume"),
     ):
         run.train(fail)
+    run = train.resume(tmp_path / "again", pytest.fail)
+    assert run.step == 121
+    run.train()
+    assert run.step == 400
 
 
 def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_a_run_tells_what_it_gained(
 ) -> None:
     monkeypatch.chdir(finished)
     assert {p.name for p in (finished / "run").iterdir() if not p.name.startswith("events")} == {
-        "agent.safetensors", "clock.csv", "config.toml", "curves.png", "metrics.csv",
+        "agent.safetensors", "clock.csv", "config.toml", "curves.png", "ended.json", "metrics.csv",
     }  # fmt: skip
     assert main(["eval", "run", "--episodes", "2"]) == 0
     first = capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seer_rl import checkpoint, train, worker
+from seer_rl import checkpoint, rundir, worker
 from seer_rl.__main__ import main
 from seer_rl.logger import METRICS
 from tests.test_sweep import SETTINGS
@@ -68,7 +68,7 @@ def test_runs_of_a_dead_node_finish_on_the_other(tmp_path: Path) -> None:
     begun = [(run_dir / worker.LOG).read_text().count("going on from step") for run_dir in run_dirs]
     assert sorted(begun) == [0, 1]  # one of them was on the dead node, and went on from its checkpoint
     for run_dir in run_dirs:
-        assert train.has_ended(run_dir, checkpoint.load_config(run_dir))
+        assert rundir.ended_at(run_dir) == checkpoint.load_config(run_dir).steps
     straight = tmp_path / "straight"
     moved = run_dirs[begun.index(1)]
     seed = moved.name[-1]

@@ -9,7 +9,7 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
-    {"files"},
+    {"files", "weights"},
     {
         "networks",
         "augment",
@@ -27,7 +27,7 @@ FLOORS = [
         "envs.apart",
     },
     {"seer", "converge", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
-    {"config", "checkpoint", "presets", "build", "train", "results", "export"},
+    {"config", "checkpoint", "rundir", "presets", "build", "train", "results", "export"},
     {
         "console",
         "memory",
@@ -46,11 +46,12 @@ FLOORS = [
     },
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
-    ("replay", "sumtree"), ("replay", "codec"),
+    ("weights", "files"), ("replay", "sumtree"), ("replay", "codec"),
     ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
     ("envs.apart", "envs"), ("stats", "envs"),
     ("curl", "sac"),
-    ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"), ("results", "checkpoint"),
+    ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"),
+    ("train", "rundir"), ("rundir", "checkpoint"), ("results", "checkpoint"),
     ("analysis", "networks"), ("analyze", "cli"), ("__main__", "analyze"),
     ("export", "build"), ("build", "checkpoint"), ("build", "config"), ("train", "build"),
     ("results", "config"), ("__main__", "console"),

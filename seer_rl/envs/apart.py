@@ -34,6 +34,7 @@ class Apart:
 
     def __init__(self, name: str, settings: EnvConfig) -> None:
         self.patience = PATIENCE
+        self._failure: EnvironmentFailed | None = None
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -90,6 +91,15 @@ class Apart:
             self._pipe.send(message)
 
     def _receive(self) -> Any:
+        if self._failure:
+            raise self._failure
+        try:
+            return self._answer()
+        except EnvironmentFailed as failure:
+            self._failure = failure
+            raise
+
+    def _answer(self) -> Any:
         try:
             if not self._pipe.poll(self.patience):
                 raise EnvironmentFailed(f"no answer for {self.patience:g} seconds")

@@ -115,7 +115,19 @@ def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result])
 
 
 # Settings that change how a run goes, not what it is.
-HOW = {"run_dir", "label", "seed", "env", "device", "threads", "compile", "memory_limit", "checkpoint_every", "keep"}
+HOW = {
+    "run_dir",
+    "label",
+    "seed",
+    "env",
+    "device",
+    "threads",
+    "compile",
+    "memory_limit",
+    "checkpoint_every",
+    "keep",
+    "keep_last",
+}
 
 
 def departures(experiment: Experiment, env: str, arm: str, runs: Iterable[Result]) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 import seer_rl
-from seer_rl import build, checkpoint, envs, results, stats, train
+from seer_rl import build, checkpoint, envs, files, results, stats, train
 from seer_rl.console import count, duration, size
 from seer_rl.results import Axis, Result
 
@@ -52,7 +52,7 @@ def write(
     }
     for name, text in parts.items():
         page = page.replace("{{" + name + "}}", text, 1)
-    checkpoint.write_atomically(output, page.encode())
+    files.write_atomically(output, page.encode())
 
 
 SWITCH = (
