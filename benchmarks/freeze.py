@@ -28,7 +28,7 @@ from seer_rl.seer import freeze, views
 
 def held(what: str) -> int:
     """Bytes of this process: VmRSS, now; VmHWM, most since `forget`."""
-    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
     return int(found[1]) * 1024 if found else 0
 
 

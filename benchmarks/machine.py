@@ -37,6 +37,6 @@ def bandwidth(megabytes: int = 256) -> float:
 def name() -> str:
     """The processor and what is used of it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     return f"{model}, {os.cpu_count()} cores, of which {torch.get_num_threads()} used; PyTorch {torch.__version__}"

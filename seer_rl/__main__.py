@@ -1,10 +1,10 @@
 """The command line: `seer train | resume | sweep | ...`. Mistakes are answered in one sentence and exit code 2."""
 
 import contextlib
-import functools
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 
 from seer_rl import (
     __version__,
@@ -31,10 +30,13 @@ from seer_rl import (
     train,
     transfer,
 )
+from seer_rl.bounds import MOST
 from seer_rl.cli import Ended, Mistake, drive, filming, mistakes, parse, read
 from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
+from seer_rl.envs.apart import EnvironmentFailed
 from seer_rl.presets import PRESETS
+from seer_rl.terminal import Screen, complain, tell, undisturbed
 
 USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored embeddings
 
@@ -54,6 +56,9 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if argv is None:
+        undisturbed()
+        warnings.showwarning = lambda message, *_, **__: Screen(stderr=True).say(f"note: {message}")
     argv = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train_,
@@ -75,13 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise Mistake(f"there is no command {argv[0]!r}: choose {', '.join(commands)}")
         commands[argv[0]](argv[1:])
     except Mistake as mistake:
-        print(f"seer: {mistake}", file=sys.stderr)
+        complain(str(mistake))
         return 2
+    except EnvironmentFailed as error:
+        complain(f"the environment failed: {error}")
+        return 1
     except Ended as end:
-        print(f"seer: {end.args[0]}", file=sys.stderr)
+        complain(str(end.args[0]))
         return int(end.args[1])
     except KeyboardInterrupt:
-        print("seer: stopped", file=sys.stderr)
+        complain("stopped")
         return 130
     return 0
 
@@ -90,9 +98,9 @@ def train_(arguments: list[str]) -> None:
     config = parse(arguments)
     if ":" in config.agent.encoder:
         os.environ[build.CODE] = config.agent.encoder  # named by the user, for this process and those it starts
-    console = Console()
+    console = Screen()
     with mistakes():
-        run = train.Run(memory.settle(config, functools.partial(console.print, highlight=False, soft_wrap=True)))
+        run = train.Run(memory.settle(config, console.say))
     drive(run, console, Display(console))
 
 
@@ -107,9 +115,9 @@ def resume_(arguments: list[str]) -> None:
         """
         return run, steps
 
-    (run_dir, steps), console = read(settings, "resume", arguments), Console()
+    (run_dir, steps), console = read(settings, "resume", arguments), Screen()
     with mistakes():
-        run = train.resume(run_dir, lambda text: console.print(f"note: {text}", highlight=False, soft_wrap=True), steps)
+        run = train.resume(run_dir, lambda text: console.say(f"note: {text}"), steps)
     drive(run, console, Display(console))
 
 
@@ -134,11 +142,11 @@ def eval_(arguments: list[str]) -> None:
         return run, episodes, seed, device
 
     run, episodes, seed, device_name = read(settings, "eval", arguments)
-    if episodes < 1 or seed < 0:
-        raise Mistake("--episodes must be at least 1 and --seed at least 0")
-    agent, env = load(run)
+    if episodes < 1 or not 0 <= seed <= MOST:
+        raise Mistake(f"--episodes must be at least 1, and --seed from 0 to {MOST:.0e}")
     with mistakes():
         device = build.choose_device(device_name)
+    agent, env = load(run)
     results = train.evaluate(agent.to(device), env, episodes, seed, device)
     env.close()
     print(f"{scores(results)} over {episodes} games (median {np.median(results):,.1f}): {' '.join(f'{r:g}' for r in results)}")
@@ -162,12 +170,12 @@ def play_(arguments: list[str]) -> None:
         return run, video, episodes, seed
 
     run, video, episodes, seed = read(settings, "play", arguments)
-    if episodes < 1 or seed < 0:
-        raise Mistake("--episodes must be at least 1 and --seed at least 0")
+    if episodes < 1 or not 0 <= seed <= MOST:
+        raise Mistake(f"--episodes must be at least 1, and --seed from 0 to {MOST:.0e}")
     agent, env = load(run, render_mode="rgb_array")
     with contextlib.closing(env), filming(video, env.metadata["render_fps"]) as take:
         results = train.evaluate(agent, envs.Filmed(env, take), episodes, seed, torch.device("cpu"))
-    print(f"{video}: {episodes} game{'s' if episodes > 1 else ''}, {scores(results)}")
+    tell(f"{video}: {episodes} game{'s' if episodes > 1 else ''}, {scores(results)}")
 
 
 def export_(arguments: list[str]) -> None:
@@ -191,7 +199,7 @@ def export_(arguments: list[str]) -> None:
         with contextlib.closing(env):
             if output.suffix == ".onnx":
                 largest, seconds = export.export(agent, env, output, count=200)
-                print(
+                tell(
                     f"{output}: {output.stat().st_size / 1e6:.2f} MB, {1e3 * seconds:.2f} ms an observation on one core; "
                     f"the agent's actions at 200 observations, outputs within {largest:.1g}"
                 )
@@ -200,7 +208,7 @@ def export_(arguments: list[str]) -> None:
         about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": "uint8 / 255", "env": config.env,
                  "agent": agent.name}  # fmt: skip
         files.write_atomically(output, transfer.encoder_file(weights, about))
-    print(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")
+    tell(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")
 
 
 def plot_(arguments: list[str]) -> None:
@@ -220,7 +228,7 @@ def plot_(arguments: list[str]) -> None:
         if not runs:
             raise ValueError("name at least one run directory")
         plots.curves(runs, output)
-    print(output)
+    tell(output)
 
 
 def report_(arguments: list[str]) -> None:
@@ -243,17 +251,17 @@ def report_(arguments: list[str]) -> None:
         return runs, output, film, watch, every
 
     runs, output, film, watch, every = read(settings, "report", arguments)
-    say = functools.partial(print, file=sys.stderr)
+    notes = Screen(stderr=True)
     with mistakes():
         if not runs:
             raise ValueError("name at least one directory of runs")
         if every < 1:
             raise ValueError(f"--every must be at least 1, not {every}")
         while True:
-            found = results.find(runs, lambda text: say(f"note: {text}"))
+            found = results.find(runs, lambda text: notes.say(f"note: {text}"))
             going = watch and not all(result.has_ended for result in found)
             report.write(found, output, ["report", *arguments], film and not going, every if going else None)
-            print(f"{output}: {sum(r.has_ended for r in found)} of {len(found)} runs done", flush=True)
+            tell(f"{output}: {sum(r.has_ended for r in found)} of {len(found)} runs done")
             if not going:
                 return
             time.sleep(every)

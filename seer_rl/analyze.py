@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ from seer_rl.drqv2 import DrQv2
 from seer_rl.envs import frames_in
 from seer_rl.logger import read as metrics
 from seer_rl.sac import SAC
+from seer_rl.terminal import Screen, tell
 
 PROBE = "probe.npz"  # beside the snapshots
 OBSERVATIONS = 1000  # in it; they differ in every frame of their stack
@@ -79,10 +79,10 @@ def attention_(arguments: list[str]) -> None:
         output = picture(output or run / "attention.png")
         rows = attention(run, frames, layer)
         draw_attention(rows, output, f"Attention of {rows[0].layer}: {config.env}")
-    print(output)
+    tell(output)
     if video:
         film_attention(run, rows[0].layer, video)
-        print(video)
+        tell(video)
 
 
 def similarity_(arguments: list[str]) -> None:
@@ -108,9 +108,9 @@ def similarity_(arguments: list[str]) -> None:
         files.write_atomically(output.with_suffix(".csv"), table(found).encode())
         draw_similarity(run, found, output, lag)
     for note in notes:
-        print(f"note: {note}")
-    print(output.with_suffix(".csv"))
-    print(output)
+        tell(f"note: {note}")
+    tell(output.with_suffix(".csv"))
+    tell(output)
 
 
 def signals_(arguments: list[str]) -> None:
@@ -133,7 +133,7 @@ def signals_(arguments: list[str]) -> None:
         columns = [Column(checkpoint.load_config(run).env, recorded(run), frozen_at(run)) for run in runs]
         output = picture(output or runs[0] / "signals.png")
         draw_signals(columns, output)
-    print(output)
+    tell(output)
 
 
 def picture(output: Path) -> Path:
@@ -190,7 +190,7 @@ def seen(act: Any, env: gym.Env[Any, Any], count: int) -> list[Image]:
 
 def shown(steps: Sequence[int], what: str) -> Iterable[int]:
     """`steps`, with a bar of how far they are where someone is watching."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     return track(steps, what, transient=True, console=console, disable=not console.is_terminal)
 
 

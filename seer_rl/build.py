@@ -34,7 +34,9 @@ CODE = "SEER_ENCODER"  # environment variable: the encoder from elsewhere, modul
 
 
 def choose_device(name: str) -> torch.device:
-    """The device to train on. Raises ValueError if it is not there."""
+    """The device to train on: auto, cpu or cuda. Raises ValueError if it is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"there is no device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no CUDA device here: use --device cpu")
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
@@ -105,7 +107,7 @@ def require_batch(config: TrainConfig, capacity: int, stack: int) -> None:
     """Raise ValueError if a batch of different steps cannot be drawn from a replay of `capacity` steps."""
     agent, budget = config.agent, config.replay
     if capacity < (least := agent.batch_size + agent.n_step + stack):
-        given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity:,} steps of frames"
+        given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity or config.steps:,} steps of frames"
         raise ValueError(
             f"a replay of {given} would hold {capacity} steps{'' if stack > 1 else ' of embeddings'}, too few for batches of "
             f"{agent.batch_size} {agent.n_step}-step returns: it must hold at least {least}"
@@ -135,7 +137,7 @@ def default_run_dir(config: TrainConfig) -> Path:
     """runs/{env}__{agent}__{seed}__{time}, with a number behind if that is taken."""
     name = f"{config.env.replace('/', '-')}__{name_of(config.agent)}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
-    return next(path for path in taken if not path.exists())
+    return next(path for path in taken if not os.path.lexists(path))
 
 
 def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:

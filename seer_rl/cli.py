@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import io
 import itertools
 import signal
@@ -14,12 +13,14 @@ from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
 
 from seer_rl import plots, train
 from seer_rl.config import AGENTS, TrainConfig
 from seer_rl.console import Display, summary
+from seer_rl.envs import FAMILIES
 from seer_rl.presets import PRESETS, configure
+from seer_rl.rundir import PICTURE
+from seer_rl.terminal import Screen, quoted
 
 TRAIN_HELP = f"""Train an agent; with --seer.freeze-step, freeze its encoder then and go on with embeddings.
 
@@ -91,16 +92,20 @@ def parse(arguments: list[str]) -> TrainConfig:
         )
         return chosen
 
-    # The defaults depend on the environment, which only tyro can tell from the settings' values; and on --transfer.
-    asked = apply(configure("", names.agent, names.preset))
+    # The defaults, and with the agent its settings, depend on the environment, which only tyro can tell from the settings'
+    # values; and on --transfer. So a guess comes first, and is corrected.
+    guess = next((word for word in rest if word.startswith(tuple(f"{family}/" for family in FAMILIES))), "")
+    with mistakes():
+        start = configure(guess, names.agent, names.preset)
+    asked = apply(start)
     with mistakes():
         config = configure(asked.env, names.agent, names.preset, asked.transfer.source is not None)
     return apply(config)
 
 
-def drive(run: train.Run, console: Console, display: Display) -> None:
-    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C or SIGTERM."""
-    config, say = run.config, functools.partial(console.print, highlight=False, soft_wrap=True)
+def drive(run: train.Run, console: Screen, display: Display) -> None:
+    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C, SIGTERM or SIGHUP (a closed terminal)."""
+    config, say = run.config, console.say
     threads = torch.get_num_threads()
     begun = f", going on from step {run.step:,}" if run.step else ""
     with mistakes():
@@ -112,16 +117,16 @@ def drive(run: train.Run, console: Console, display: Display) -> None:
             run.train(display)
         except train.Stopped:
             at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
-            raise Ended(f"{at}: go on with: seer resume {run.run_dir}", 128 + asked[0]) from None
+            raise Ended(f"{at}: go on with: seer resume {quoted(run.run_dir)}", 128 + asked[0]) from None
         except train.Fault as fault:
             raise Ended(str(fault), 1) from fault
     summary(run, console)
     try:
-        plots.curves([run.run_dir], run.run_dir / "curves.png")
-        say(f"curves: {run.run_dir / 'curves.png'}")
-    except ImportError as error:
+        plots.curves([run.run_dir], run.run_dir / PICTURE)
+        say(f"curves: {run.run_dir / PICTURE}")
+    except (ImportError, ValueError, OSError) as error:  # the run has ended well, whatever befalls its picture
         say(f"note: {error}")
-    say(f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4")
+    say(f"again: seer eval {quoted(run.run_dir)}   film: seer play {quoted(run.run_dir)} --video out.mp4")
 
 
 @contextlib.contextmanager
@@ -149,7 +154,7 @@ def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], N
 
 @contextlib.contextmanager
 def stopping(run: train.Run) -> Iterator[list[int]]:
-    """Let Ctrl-C and SIGTERM stop the run with a checkpoint; gives the signals that came."""
+    """Let Ctrl-C, SIGTERM and SIGHUP stop the run with a checkpoint; gives the signals that came."""
 
     def stop() -> None:
         run.stopping = True
@@ -162,16 +167,21 @@ def stopping(run: train.Run) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def interruptible(tell: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
-    """Take the first Ctrl-C or SIGTERM as a request: `tell` is called, its number is in what this gives. A second one acts."""
+    """Take the first Ctrl-C, SIGTERM or SIGHUP as a request: `tell` is called, its number is in what this gives.
+
+    A second Ctrl-C or SIGTERM acts as always. A second SIGHUP does nothing: a terminal that closes may send several. One that
+    was ignored from the start, by nohup, stays ignored.
+    """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
         for name, handler in before.items():
-            signal.signal(name, handler)
+            signal.signal(name, signal.SIG_IGN if name == signal.SIGHUP else handler)
         tell()
 
-    before = {name: signal.signal(name, ask) for name in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {name: signal.signal(name, ask) for name in heeded}
     try:
         yield asked
     finally:

@@ -2,13 +2,14 @@
 
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
 
+from seer_rl.bounds import Count, Share, Steps, Within, check_bounds
 from seer_rl.codec import Kind
 from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
@@ -28,7 +29,6 @@ AGENTS: dict[str, type[AgentConfig]] = {
 }
 
 
-MOST = 1e15  # no setting is larger
 EARLIEST = 10_000  # agent steps before an automatic freeze, where nothing else is said
 
 
@@ -56,14 +56,14 @@ def size_or(*words: str) -> Any:
 class ReplayConfig:
     """What the replay may hold. Without a limit: every step of the run."""
 
-    memory: Annotated[int | Literal["auto"] | None, size_or("none", "auto")] = None
+    memory: Annotated[int | Literal["auto"] | None, size_or("none", "auto"), Within(1)] = None
     """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze.
     auto: the largest that fits, into --memory-limit or what memory is free."""
-    capacity: int | None = None
+    capacity: Annotated[int | None, Within(1)] = None
     """Or its steps before the freeze; their bytes are the budget afterwards."""
-    priority_exponent: float = 0.0
+    priority_exponent: Share = 0.0
     """0 samples uniformly, as the paper; 0.5 is Rainbow's prioritized replay."""
-    priority_beta: float = 0.4
+    priority_beta: Share = 0.4
     """Importance weights' exponent at the start; it grows to 1 at the end of the run."""
 
 
@@ -71,22 +71,22 @@ class ReplayConfig:
 class SeerConfig:
     """When to freeze the encoder and replace stored images by embeddings."""
 
-    freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"])] = None
+    freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"]), Within(0)] = None
     """T_f, in agent steps. None: never, which is the baseline. auto: when signals of the training say that the encoder has
     converged (docs/beyond.md), and at --seer.latest whatever they say."""
-    earliest: int | None = None
+    earliest: Annotated[int | None, Within(0)] = None
     """Of an automatic freeze, in agent steps. None: 10,000, or the latest if that is earlier."""
-    latest: int | None = None
+    latest: Annotated[int | None, Within(1)] = None
     """Of an automatic freeze. None: half of the run, and not before the earliest."""
-    layers: int | None = None
+    layers: Annotated[int | None, Within(1)] = None
     """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
-    copies: int = 4
+    copies: Annotated[int, Within(1, 1000)] = 4
     """Embeddings stored per observation (the paper's K), each of another crop or shift. Without augmentation: one."""
     dtype: Kind = "float32"
     """How embeddings are stored; networks get float32. uint8 and uint4 lie on a grid per dimension, made at the freeze."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Within(1, 100_000)] = None
     """Transitions per update after the freeze. None: as before it."""
-    replay_ratio: int = 1
+    replay_ratio: Annotated[int, Within(1, 1000)] = 1
     """Updates after the freeze in place of each one before it: what an update then costs less can be spent on more of them."""
 
     def between(self, steps: int) -> tuple[int, int]:
@@ -110,9 +110,9 @@ class TransferConfig:
 class EvalConfig:
     """Whole games in an environment of its own, without noise, clipping or life loss."""
 
-    every: int = 10_000
+    every: Count = 10_000
     """Agent steps between evaluations; there is always one at the end."""
-    episodes: int = 10
+    episodes: Count = 10
     """Games per evaluation."""
 
 
@@ -120,7 +120,7 @@ class EvalConfig:
 class AnalysisConfig:
     """What to keep for `seer analyze`, which looks inside the networks."""
 
-    every: int | None = None
+    every: Annotated[int | None, Within(1)] = None
     """Agent steps between snapshots of the online network's weights (Atari: 3 MB, DeepMind Control: 30 MB). None: keep none."""
 
 
@@ -130,13 +130,13 @@ class TrainConfig:
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment: atari/alien, atari/bank_heist, dmc/cartpole-swingup, dmc/walker-walk, ..."""
-    steps: int = 100_000
+    steps: Count = 100_000
     """Agent steps (on Atari 4 frames each, on DeepMind Control --env.action-repeat control steps)."""
-    seed: int = 0
+    seed: Steps = 0
     """Of everything random. The same seed on the same CPU with the same settings gives the same run, bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are; auto takes a GPU if there is one."""
-    threads: int = 1
+    threads: Annotated[int, Within(1, 1024)] = 1
     """CPU threads of the networks. After the freeze a second one gains little, and a run's numbers depend on how many there
     are: better run several seeds side by side."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -144,11 +144,11 @@ class TrainConfig:
     processors and GPUs that know it, but Rainbow learnt less with it (docs/performance.md)."""
     compile: bool = False
     """Compile the losses of Rainbow and DQN (the command line's default). Where that fails, the run goes on without."""
-    memory_limit: Annotated[int | None, size_or("none")] = None
+    memory_limit: Annotated[int | None, size_or("none"), Within(1)] = None
     """Bytes that the whole process may take. A run that could take more is refused at the start, with the arithmetic."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: Count = 10_000
     """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints to keep. They are removed when the run has ended."""
     keep_last: bool = False
     """Keep a checkpoint of the end, from which `seer resume RUN --steps MORE` trains longer."""
@@ -168,41 +168,13 @@ class TrainConfig:
 def check(config: TrainConfig) -> None:
     """Raise ValueError, in one sentence, for settings that cannot be meant."""
     agent, freeze_step = config.agent, config.seer.freeze_step
-    at_least: dict[str, tuple[float | None, float]] = {
-        "steps": (config.steps, 1),
-        "seed": (config.seed, 0),
-        "threads": (config.threads, 1),
-        "checkpoint-every": (config.checkpoint_every, 1),
-        "keep": (config.keep, 1),
-        "eval.every": (config.eval.every, 1),
-        "eval.episodes": (config.eval.episodes, 1),
-        "analysis.every": (config.analysis.every, 1),
-        "replay.memory": (None if config.replay.memory == "auto" else config.replay.memory, 1),
-        "memory-limit": (config.memory_limit, 1),
-        "replay.capacity": (config.replay.capacity, 1),
-        "replay.priority-exponent": (config.replay.priority_exponent, 0),
-        "replay.priority-beta": (config.replay.priority_beta, 0),
-        "seer.freeze-step": (None if freeze_step == "auto" else freeze_step, 0),
-        "seer.earliest": (config.seer.earliest, 0),
-        "seer.latest": (config.seer.latest, 1),
-        "seer.copies": (config.seer.copies, 1),
-        "seer.batch-size": (config.seer.batch_size, 1),
-        "seer.replay-ratio": (config.seer.replay_ratio, 1),
-        "env.action-repeat": (config.environment.action_repeat, 1),
-        "env.size": (config.environment.size, 1),
-    }
-    for setting in fields(agent):
-        value = getattr(agent, setting.name)
-        counts = setting.type is int and setting.name not in ("learning_starts", "random_steps")
-        if not isinstance(value, str):
-            at_least["agent." + setting.name.replace("_", "-")] = (value, 1 if counts else 0)
-    for name, (value, least) in at_least.items():
-        if value is not None and not value >= least:  # not: NaN is refused too
-            raise ValueError(f"--{name} must be at least {least}, not {value}")
-        if value is not None and value > MOST:
-            raise ValueError(f"--{name} cannot be {value}: the most is {MOST:.0e}")
-    if not agent.discount <= 1:
-        raise ValueError(f"--agent.discount must be at most 1, not {agent.discount}")
+    sections = {"": config, "agent.": agent, "env.": config.environment, "seer.": config.seer, "replay.": config.replay,
+                "eval.": config.eval, "analysis.": config.analysis}  # fmt: skip
+    for prefix, section in sections.items():
+        check_bounds(section, prefix)
+    for name, value in flat(config).items():
+        if name != "run_dir" and isinstance(value, str | Path) and not encodable(str(value)):
+            raise ValueError(f"--{name.replace('_', '-')} is {str(value)!r}, which is no valid UTF-8")
     if config.replay.memory is not None and config.replay.capacity is not None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
     if isinstance(freeze_step, int) and freeze_step >= config.steps:
@@ -217,6 +189,23 @@ def check(config: TrainConfig) -> None:
         )
     if config.seer.latest is not None and config.seer.latest < (config.seer.earliest or 0):
         raise ValueError(f"--seer.latest {config.seer.latest:,} lies before --seer.earliest {config.seer.earliest:,}")
+    if freeze_step == "auto" and config.seer.latest is None and config.seer.between(config.steps)[0] >= config.steps:
+        raise ValueError(
+            f"a run of {config.steps:,} steps never freezes: --seer.earliest {config.seer.earliest} lies beyond it "
+            "(with --seer.latest beyond it, too, the signals are only recorded)"
+        )
+    first = max(agent.learning_starts, agent.batch_size + 1)
+    first += -first % agent.update_every
+    if first > config.steps:
+        raise ValueError(
+            f"a run of {config.steps:,} steps ends before its first update, which is at step {first:,} at the earliest "
+            f"(--agent.learning-starts {agent.learning_starts}, --agent.batch-size {agent.batch_size})"
+        )
+    if freeze_step is not None and config.seer.batch_size is not None and config.seer.batch_size >= config.steps:
+        raise ValueError(
+            f"a run of {config.steps:,} steps never holds a batch of --seer.batch-size {config.seer.batch_size}: "
+            "it would not learn after the freeze"
+        )
     if config.seer.layers is not None and freeze_step is None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
     if config.transfer.only != "all" and config.transfer.source is None:
@@ -288,6 +277,15 @@ def name_of(agent: AgentConfig) -> str:
     return next(name for name, kind in AGENTS.items() if type(agent) is kind)
 
 
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def to_toml(config: TrainConfig) -> str:
     """Every setting that is not None, by its section."""
 
@@ -296,6 +294,8 @@ def to_toml(config: TrainConfig) -> str:
         return {k: present(v) if isinstance(v, dict) else v for k, v in plain.items()}
 
     settings = present(asdict(config))
+    if not encodable(settings.get("run_dir", "")):
+        del settings["run_dir"]  # TOML has no way to write it, and a run is where it is found
     settings["agent"] = {"name": name_of(config.agent), **settings["agent"]}
     return tomli_w.dumps(settings)
 

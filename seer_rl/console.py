@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from seer_rl.config import name_of
+from seer_rl.terminal import Screen, visible
 from seer_rl.train import Phase, Run
 
 LINE_EVERY = 20.0  # seconds between lines where the output is no terminal
@@ -65,7 +65,7 @@ def heading(run: Run) -> str:
 class Display:
     """Shows a run: a live panel in a terminal, a line now and then elsewhere. Call it with the run."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self.console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._said, self._last_line = "", -math.inf
@@ -84,7 +84,7 @@ class Display:
             self._live.update(self._panel(run))
         elif (run.doing and run.doing != self._said) or (run.step and time.monotonic() - self._last_line > LINE_EVERY):
             line = run.doing or "  ".join(f"{name} {value}" for name, value in self._facts(run).items())
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.say(line)
             self._last_line = time.monotonic()
         self._said = run.doing
 
@@ -108,7 +108,7 @@ class Display:
         return facts
 
     def _panel(self, run: Run) -> Table:
-        title = Text(heading(run), style="bold")
+        title = Text(visible(heading(run)), style="bold")
         table = Table.grid(padding=(0, 2))
         table.add_row("", title)
         table.add_row("", ProgressBar(total=run.config.steps, completed=run.step, width=60))
@@ -128,7 +128,7 @@ ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str], bool]] =
 ]
 
 
-def summary(run: Run, console: Console) -> None:
+def summary(run: Run, console: Screen) -> None:
     """What the run came to: cost before and after the freeze side by side, scores beside a random player's."""
     by_name = {phase.name: phase for phase in run.phases}
     shown = [by_name[name] for name in ("images", "embeddings") if name in by_name]
@@ -149,11 +149,9 @@ def summary(run: Run, console: Console) -> None:
         console.print(table)
     if run.frozen:
         baseline = baseline_flops(run)
-        console.print(
+        console.say(
             f"Frozen at step {run.frozen_at:,} in {run.freeze_seconds:.1f} s. FLOPs of the run: "
-            f"{count(run.flops[0])}, without SEER {count(baseline)} ({baseline / run.flops[0]:.2f}x).",
-            highlight=False,
-            soft_wrap=True,
+            f"{count(run.flops[0])}, without SEER {count(baseline)} ({baseline / run.flops[0]:.2f}x)."
         )
     games = Table(title="Scores of whole games: mean ± standard deviation", title_justify="left", min_width=52)
     for column in ("player", "games", "score"):

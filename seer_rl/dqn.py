@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps
 from seer_rl.flops import Part, layers
 from seer_rl.networks import Mixed, encoder, output_shape
 from seer_rl.replay import Batch
@@ -21,29 +22,29 @@ class DQNConfig:
     encoder: str = "canonical"
     """Convolutions: canonical (3 layers, 3136 features of an 84x84 stack) or data-efficient (2 layers, 576 features);
     or module:factory, a PyTorch module from elsewhere."""
-    hidden: int = 512
+    hidden: Size = 512
     """Units of the hidden layer."""
-    learning_rate: float = 1e-4
+    learning_rate: NotNegative = 1e-4
     """Adam's step size."""
-    adam_eps: float = 1.5e-4
+    adam_eps: Positive = 1.5e-4
     """Adam's epsilon."""
-    batch_size: int = 32
+    batch_size: Size = 32
     """Transitions per update."""
-    n_step: int = 1
+    n_step: Size = 1
     """Rewards summed before bootstrapping."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma, per agent step."""
-    target_every: int = 1000
+    target_every: Count = 1000
     """Updates between copies of the online network into the target network."""
-    learning_starts: int = 5000
+    learning_starts: Steps = 5000
     """Agent steps before the first update."""
-    update_every: int = 4
+    update_every: Count = 4
     """Agent steps per update."""
-    epsilon_final: float = 0.05
+    epsilon_final: Share = 0.05
     """Share of random actions once it has fallen from 1."""
-    epsilon_steps: int = 50_000
+    epsilon_steps: Count = 50_000
     """Agent steps in which that share falls, linearly."""
-    eval_epsilon: float = 0.01
+    eval_epsilon: Share = 0.01
     """Share of random actions in evaluation."""
 
 

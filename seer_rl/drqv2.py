@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from seer_rl.augment import random_shift
+from seer_rl.bounds import Count, NotNegative, Rate, Share, Size, Steps
 from seer_rl.flops import Part, layers
 from seer_rl.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
 from seer_rl.replay import Batch
@@ -26,33 +27,33 @@ class DrQv2Config:
     encoder: str = "sac-ae"
     """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
     or module:factory, a PyTorch module from elsewhere."""
-    embedding: int = 50
+    embedding: Size = 50
     """Length of the actor's and of the critic's embedding."""
-    hidden: int = 1024
+    hidden: Size = 1024
     """Units of the two hidden layers of the actor and of each critic."""
-    learning_rate: float = 1e-4
+    learning_rate: NotNegative = 1e-4
     """Adam's step size."""
-    tau: float = 0.01
+    tau: Rate = 0.01
     """Share of the critics that moves into their targets in every update."""
-    shift: int = 4
+    shift: Size = 4
     """Pixels by which images are moved in updates, at most."""
-    noise_start: float = 1.0
+    noise_start: NotNegative = 1.0
     """Standard deviation of the exploration noise at the start."""
-    noise_end: float = 0.1
+    noise_end: NotNegative = 0.1
     """And in the end."""
-    noise_steps: int = 100_000
+    noise_steps: Count = 100_000
     """Agent steps in which it falls, linearly."""
-    noise_clip: float = 0.3
+    noise_clip: NotNegative = 0.3
     """Noise in updates is clipped to this."""
-    batch_size: int = 256
+    batch_size: Size = 256
     """Transitions per update."""
-    n_step: int = 3
+    n_step: Size = 3
     """Rewards summed before bootstrapping."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma, per agent step."""
-    learning_starts: int = 2000
+    learning_starts: Steps = 2000
     """Agent steps before the first update, with random actions."""
-    update_every: int = 2
+    update_every: Count = 2
     """Agent steps per update."""
 
 

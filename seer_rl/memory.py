@@ -8,10 +8,13 @@ is what the run needs beside its replay.
 import contextlib
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from seer_rl import build, checkpoint, plots, train
 from seer_rl.config import ReplayConfig, TrainConfig, check, from_toml, to_toml
 from seer_rl.console import size
 from seer_rl.converge import Watch
+from seer_rl.envs.apart import EnvironmentFailed
 from seer_rl.logger import Logger
 
 
@@ -34,7 +38,7 @@ def settle(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
     if config.memory_limit is None and not automatic:
         return config
     check(config)
-    limit = config.memory_limit or psutil.virtual_memory().available
+    limit = config.memory_limit or available()
     every_step = replay_bytes(replace(config, replay=replace(config.replay, memory=None)))
     rest = beside_replay(config)
     if automatic:
@@ -48,6 +52,62 @@ def settle(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
     return config
 
 
+def available(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: what the machine has free, and what each of its control groups has left.
+
+    root: where /proc and /sys lie.
+    """
+    return max(0, min([psutil.virtual_memory().available, *_left_in_groups(root)]))
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Bytes left in every control group that this process is in and that has a limit, of either version."""
+    try:
+        mounts = (root / "proc/self/mountinfo").read_text("utf-8").splitlines()
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+        groups = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+    except (OSError, ValueError):
+        return  # no Linux
+    for line in mounts:
+        front, _, back = line.partition(" - ")
+        kind, options = back.split()[0], back.split()[-1]
+        top, place = front.split()[3:5]
+        if kind == "cgroup2":
+            path, limits, used, cache = groups.get(""), ("memory.max", "memory.high"), "memory.current", "inactive_file"
+        elif kind == "cgroup" and "memory" in options.split(","):
+            found = [path for names, path in groups.items() if "memory" in names.split(",")]
+            path, limits = next(iter(found), None), ("memory.limit_in_bytes", "memory.soft_limit_in_bytes")
+            used, cache = "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        if path is None:
+            continue
+        mounted = root / place.lstrip("/")
+        inside = Path(os.path.normpath("/" + os.path.relpath(path, top))).relative_to("/")  # above the mount nothing is seen
+        for group in (mounted / inside, *(mounted / above for above in inside.parents)):
+            given = [limit for name in limits if (limit := _number(group / name)) is not None]
+            taken = _number(group / used)
+            if given and taken is not None:
+                yield min(given) - taken + _reclaimable(group, cache)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file of a control group; None where there is none, or it is "max"."""
+    try:
+        return int(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _reclaimable(group: Path, name: str) -> int:
+    """Bytes of files that the system keeps in memory for the group, and gives up when it needs them."""
+    try:
+        lines = (group / "memory.stat").read_text("utf-8").splitlines()
+        return int(dict(line.split() for line in lines)[name])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 def replay_bytes(config: TrainConfig) -> int:
     """What the run's replay can take."""
     if isinstance(config.replay.memory, int):
@@ -58,15 +118,30 @@ def replay_bytes(config: TrainConfig) -> int:
 
 def beside_replay(config: TrainConfig) -> int:
     """Bytes that the run takes beside its replay, by a rehearsal. Raises ValueError with its last words if that fails."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / checkpoint.CONFIG
-        path.write_text(to_toml(replace(config, replay=replace(config.replay, memory=None), memory_limit=None, run_dir=None)))
-        command = [sys.executable, "-P", "-m", "seer_rl.memory", str(path)]
-        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # this very package, wherever it was found
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | paths)
-    if done.returncode:
-        raise ValueError((done.stderr.strip().splitlines() or ["the rehearsal failed"])[-1].partition(": ")[2])
-    return int(done.stdout)
+    settings = to_toml(replace(config, replay=replace(config.replay, memory=None), memory_limit=None, run_dir=None))
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "seer_rl.memory", settings],
+        stdin=subprocess.PIPE,  # it stops when this ends, however we do
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # this very package, wherever it was found
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        said = process.stderr.read()  # a few lines: it prints nothing else before its end
+        found = process.stdout.read()
+    if process.returncode < 0:
+        why = " (the system's memory, or that of its control group, was full)" if process.returncode == -signal.SIGKILL else ""
+        raise ValueError(
+            f"the rehearsal of the run's memory was ended by {signal.Signals(-process.returncode).name}{why}: "
+            "ask for less, or train without --memory-limit"
+        )
+    if process.returncode:
+        raise ValueError((said.strip().splitlines() or ["the rehearsal of the run's memory failed"])[-1].removeprefix("seer: "))
+    return int(found)
 
 
 def rehearse(config: TrainConfig, directory: Path) -> int:
@@ -111,15 +186,30 @@ def most_held(pid: int) -> int:
     """Most bytes that a process ever held at once."""
     status = Path(f"/proc/{pid}/status")
     if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))
         return int(found[1]) * 1024 if found else 0
     return int(psutil.Process(pid).memory_info().rss)
 
 
 def main() -> None:
     """The rehearsal's own process: prints the number of bytes."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what its parent does is what counts
+        signal.signal(name, signal.SIG_IGN)
     with tempfile.TemporaryDirectory() as directory:
-        print(rehearse(from_toml(Path(sys.argv[1]).read_text()), Path(directory)))
+
+        def stop_with_parent() -> None:
+            sys.stdin.buffer.read()
+            shutil.rmtree(directory, ignore_errors=True)
+            os._exit(1)
+
+        threading.Thread(target=stop_with_parent, daemon=True).start()
+        try:
+            held = rehearse(from_toml(sys.argv[1]), Path(directory))
+        except (ValueError, ImportError, MemoryError, OSError, train.Fault, EnvironmentFailed) as error:
+            print(f"seer: {error}", file=sys.stderr)
+            held = None
+    print(held, flush=True)
+    os._exit(held is None)  # a thread waits for the end of stdin
 
 
 if __name__ == "__main__":

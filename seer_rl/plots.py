@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from seer_rl import files
+from seer_rl.envs import plain
 from seer_rl.logger import read
+from seer_rl.terminal import visible
 
 Series = list[tuple[int, float]]
 
@@ -17,6 +19,15 @@ def _interpolated(series: Series, steps: Sequence[int]) -> list[float]:
     """Values of `series` at `steps`, linear between its points."""
     known_steps, values = zip(*series, strict=True)
     return [float(x) for x in np.interp(steps, known_steps, values)]
+
+
+def _env(run: Path) -> str:
+    """The environment that a run's settings name, as far as they can be read."""
+    try:
+        name = tomllib.loads(files.read(run / "config.toml").decode()).get("env")
+    except (OSError, ValueError):
+        return ""
+    return visible(name) if isinstance(name, str) else ""
 
 
 def curves(runs: Sequence[Path], output: Path) -> None:
@@ -31,9 +42,10 @@ def curves(runs: Sequence[Path], output: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need the extra [report]: pip install 'seer-rl[report]'") from error
-    names = sorted(
-        {tomllib.loads((run / "config.toml").read_text()).get("env", "") for run in runs if (run / "config.toml").is_file()}
-    )
+    if output.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"{output} must end in .png, .pdf or .svg")
+    games = {plain(name): name for run in runs if (name := _env(run))}  # a game may be spelled in several ways
+    names = sorted(games.values())
     if len(names) > 1:
         raise ValueError(f"these runs are of {', '.join(names)}: draw those of each by themselves, or all with seer report")
     groups: dict[float | None, list[dict[str, Series]]] = {}
@@ -68,14 +80,22 @@ def curves(runs: Sequence[Path], output: Path) -> None:
                         trained = {step for series in losses for step, _ in series}
                         points = [(step, value) for step, value in points if step in trained]
                     steps = [step for step, _ in points]
-                    x = _interpolated([(0, 0.0), *metrics["compute/flops"]], steps) if by_flops else [float(s) for s in steps]
+                    x = (
+                        _interpolated([(0, 0.0), *metrics.get("compute/flops", [])], steps)
+                        if by_flops
+                        else [float(s) for s in steps]
+                    )
                     y = [scale * value for _, value in points]
                     lines.append((steps, x, y))
                     alone = len(members) == 1
                     style = {"lw": 1.8, "label": label} if alone else {"lw": 0.8, "alpha": 0.5}
                     axis.plot(x, y, color=colours[freeze], marker="o" if name == "eval/return" else "", ms=3, **style)
                     if freeze is not None:
-                        at = _interpolated([(0, 0.0), *metrics["compute/flops"]], [int(freeze)])[0] if by_flops else freeze
+                        at = (
+                            _interpolated([(0, 0.0), *metrics.get("compute/flops", [])], [int(freeze)])[0]
+                            if by_flops
+                            else freeze
+                        )
                         axis.axvline(at, color=colours[freeze], ls=":", lw=1.2)
                 if len(members) > 1 and all(steps == lines[0][0] for steps, _, _ in lines):
                     mean_x, mean_y = (np.mean([line[i] for line in lines], axis=0) for i in (1, 2))
@@ -83,12 +103,15 @@ def curves(runs: Sequence[Path], output: Path) -> None:
             axis.set(xlabel=x_label, ylabel=y_label)
             axis.set_xlim(left=0)
             if name == "eval/return":
-                random = [m["eval/random_return"][0][1] for members in groups.values() for m in members]
-                axis.axhline(float(np.mean(random)), color="0.5", ls="--", lw=1, label="random player")
+                known = [m["eval/random_return"] for members in groups.values() for m in members if "eval/random_return" in m]
+                if known:
+                    random = float(np.mean([series[0][1] for series in known]))
+                    axis.axhline(random, color="0.5", ls="--", lw=1, label="random player")
             else:
                 axis.set_ylim(bottom=0)
         axes[0, 0].legend(frameon=False, loc="best")
-        figure.suptitle(f"{', '.join(names)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$")
+        title = ", ".join(names).replace("$", r"\$")  # which would begin a formula
+        figure.suptitle(f"{title}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$")
         drawn = io.BytesIO()
-        figure.savefig(drawn, dpi=130, format=output.suffix.removeprefix(".") or "png")
+        figure.savefig(drawn, dpi=130, format=output.suffix.removeprefix("."))
     files.write_atomically(output, drawn.getvalue())

@@ -7,11 +7,12 @@ Double, dueling, distributional (C51), n-step and noisy; prioritized if its repl
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
+from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Within
 from seer_rl.flops import Part, layers
 from seer_rl.networks import DuelingC51, NoisyLinear, draw_noise, encoder, output_shape
 from seer_rl.replay import Batch
@@ -24,36 +25,36 @@ class RainbowConfig:
     encoder: str = "data-efficient"
     """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features);
     or module:factory, a PyTorch module from elsewhere."""
-    hidden: int = 256
+    hidden: Size = 256
     """Units of the hidden layer of each stream."""
-    atoms: int = 51
+    atoms: Annotated[int, Within(2, 10_000)] = 51
     """Atoms of the return's distribution."""
-    value_range: float = 10.0
+    value_range: Positive = 10.0
     """Returns are represented on [-value_range, value_range]."""
-    noise_std: float = 0.1
+    noise_std: NotNegative = 0.1
     """Initial standard deviation of the noisy layers' weights, times sqrt(inputs)."""
-    learning_rate: float = 1e-4
+    learning_rate: NotNegative = 1e-4
     """Adam's step size."""
-    adam_eps: float = 1.5e-4
+    adam_eps: Positive = 1.5e-4
     """Adam's epsilon."""
-    gradient_norm: float = 10.0
+    gradient_norm: Positive = 10.0
     """Gradients are scaled down to this norm."""
-    batch_size: int = 32
+    batch_size: Size = 32
     """Transitions per update."""
-    n_step: int = 20
+    n_step: Size = 20
     """Rewards summed before bootstrapping."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma, per agent step."""
-    target_every: int = 2000
+    target_every: Count = 2000
     """Agent steps between copies of the online network into the target network."""
-    learning_starts: int = 1600
+    learning_starts: Steps = 1600
     """Agent steps before the first update."""
-    random_steps: int = 0
+    random_steps: Steps = 0
     """Agent steps of a uniformly random player at the start. Noisy layers alone explore little at first: one action is taken
     half of the time or more. 0, as in the paper, whose players never act at random in training."""
-    update_every: int = 1
+    update_every: Count = 1
     """Agent steps per update."""
-    eval_epsilon: float = 0.001
+    eval_epsilon: Share = 0.001
     """Share of random actions in evaluation."""
 
 

@@ -462,16 +462,21 @@ class Replay:
     # ---- saving --------------------------------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
-        """Everything but the records in use, which `segments` gives."""
+        """Everything but the records in use, which `segments` gives, and their priorities, which `priorities` gives."""
         state = {name: getattr(self, "_" + name) for name in STATE}
         state |= {"stack": self.stack, "copies": self.copies, "rng": self.rng.bit_generator.state}
         state["rewritten"] = self._codec.get_state() if self._codec else None
-        return state | ({"tree": self._tree.nodes.copy()} if self.exponent else {})
+        return state
 
     def set_state(
-        self, state: dict[str, Any], segments: Iterable[bytes], fn: Rewriter | None = None, capacity: int | None = None
+        self,
+        state: dict[str, Any],
+        segments: Iterable[bytes],
+        priorities: Iterable[bytes] = (),
+        fn: Rewriter | None = None,
+        capacity: int | None = None,
     ) -> None:
-        """Go on from what `get_state` and `segments` gave, in a replay made with the same settings, or for a longer run.
+        """Go on from what `get_state`, `segments` and `priorities` gave, with the same settings, or in a longer run.
 
         fn: the function that the replay was rewritten with, if it was. capacity: as for `rewrite`; where the steps of a run,
         not its bytes, were the limit, a longer run holds more. Raises ValueError for what does not fit together.
@@ -507,15 +512,29 @@ class Replay:
         if begin != used:
             raise ValueError(f"the replay's records are {begin:,} bytes instead of {used:,}")
         if self.exponent:
-            if old == self.capacity:
-                self._tree.nodes[:] = state["tree"]
+            leaves = self._tree.nodes[self.capacity : self.capacity + self._size]
+            if "tree" in state:  # as version 0.1.0 saved it: all of its nodes
+                leaves[:] = state["tree"][old : old + self._size]
             else:
-                self._tree[np.arange(self._size)] = state["tree"][old : old + self._size]
+                begin = 0
+                for data in priorities:
+                    leaves[begin : begin + len(data) // 8] = np.frombuffer(data, np.float64)
+                    begin += len(data) // 8
+                if begin != self._size:
+                    raise ValueError(f"there are {begin:,} priorities for {self._size:,} records")
+            self._tree.rebuild()
 
     def segments(self) -> list[memoryview]:
         """The bytes of the records in use, in segments of a fixed number of records."""
         used, size = self._size * self._record.itemsize, self._segment * self._record.itemsize
         return [memoryview(self._arena)[i : min(i + size, used)] for i in range(0, used, size)]
+
+    def priorities(self) -> list[memoryview]:
+        """The bytes of the priorities of the records in use, in segments of a fixed number; none where sampling is uniform."""
+        if not self.exponent:
+            return []
+        leaves = self._tree.nodes[self.capacity : self.capacity + self._size].data.cast("B")
+        return [leaves[i : i + SEGMENT_BYTES] for i in range(0, len(leaves), SEGMENT_BYTES)]
 
     def touch(self, segments: set[int]) -> None:
         """Count these as changed again: they did not reach the disk."""

@@ -1,6 +1,7 @@
 """What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +102,7 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
     for path in paths:
         if not path.is_dir():
             raise ValueError(f"{path} is no directory of runs")
-        found = sorted(config.parent for config in path.rglob(checkpoint.CONFIG))
+        found = sorted(_run_dirs(path, say))
         if not found:
             raise ValueError(f"{path} holds no runs: those have a {checkpoint.CONFIG}")
         run_dirs |= dict.fromkeys(found)
@@ -116,6 +117,18 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
     if not results:
         raise ValueError("none of the runs could be read")
     return results
+
+
+def _run_dirs(path: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """Run directories at or below `path`, each once, those behind links too. What cannot be listed is named through `say`."""
+    seen: set[str] = set()
+    for directory, inner, names in os.walk(path, onerror=lambda error: say(f"left out: {error}"), followlinks=True):
+        if (real := os.path.realpath(directory)) in seen:  # a second way here, or a link to a directory above
+            inner.clear()
+            continue
+        seen.add(real)
+        if checkpoint.CONFIG in names:
+            yield Path(directory)
 
 
 def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.augment import center_crop, random_crop
+from seer_rl.bounds import Count, NotNegative, Positive, Rate, Share, Size, Steps
 from seer_rl.flops import Part, layers
 from seer_rl.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
 from seer_rl.replay import Batch
@@ -30,31 +31,31 @@ class SACConfig:
     encoder: str = "sac-ae"
     """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
     or module:factory, a PyTorch module from elsewhere."""
-    embedding: int = 50
+    embedding: Size = 50
     """Length of the actor's and of the critic's embedding."""
-    hidden: int = 1024
+    hidden: Size = 1024
     """Units of the two hidden layers of the actor and of each critic."""
-    learning_rate: float = 1e-3
+    learning_rate: NotNegative = 1e-3
     """Adam's step size for encoder, actor and critics."""
-    temperature_learning_rate: float = 1e-4
+    temperature_learning_rate: NotNegative = 1e-4
     """Adam's step size for the temperature."""
-    initial_temperature: float = 0.1
+    initial_temperature: Positive = 0.1
     """Weight of the policy's entropy at the start; it is then adapted until the entropy is -(number of actions)."""
-    critic_tau: float = 0.01
+    critic_tau: Rate = 0.01
     """Share of the critics that moves into their targets."""
-    encoder_tau: float = 0.05
+    encoder_tau: Rate = 0.05
     """Share of the encoder that moves into its target."""
-    slow_every: int = 2
+    slow_every: Count = 2
     """Updates of the critics per update of actor, temperature and targets."""
-    batch_size: int = 128
+    batch_size: Size = 128
     """Transitions per update."""
-    n_step: int = 1
+    n_step: Size = 1
     """Rewards summed before bootstrapping."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma, per agent step."""
-    learning_starts: int = 1000
+    learning_starts: Steps = 1000
     """Agent steps before the first update, with random actions."""
-    update_every: int = 1
+    update_every: Count = 1
     """Agent steps per update."""
 
 
@@ -62,7 +63,7 @@ class SACConfig:
 class RADConfig(SACConfig):
     """Settings of RAD."""
 
-    crop: int = 84
+    crop: Size = 84
     """Height and width of the part of an image that is seen: a random one in updates, the middle one in acting."""
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Index = NDArray[np.int64]
+CHUNK = 1 << 16  # nodes that a rebuild computes at once; bounds what it needs beside the tree
 
 
 class SumTree:
@@ -40,6 +41,16 @@ class SumTree:
         while node.size and node.max() > 1:
             node = np.maximum(node // 2, 1)
             self.nodes[node] = self.nodes[2 * node] + self.nodes[2 * node + 1]
+
+    def rebuild(self) -> None:
+        """Compute every sum from the leaves, to the bits that changing the leaves one by one gives."""
+        high = self.n
+        while high > 1:  # nodes [low, high) are the parents of nodes [high, 2 high), and maybe of one before
+            low = (high + 1) // 2
+            for begin in range(low, high, CHUNK):
+                end = min(begin + CHUNK, high)
+                self.nodes[begin:end] = self.nodes[2 * begin : 2 * end : 2] + self.nodes[2 * begin + 1 : 2 * end : 2]
+            high = low
 
     def find(self, mass: NDArray[np.float64]) -> Index:
         """Leaves [B] at cumulative masses `mass` [B] in [0, total): a leaf is found in proportion to its size, never if 0."""

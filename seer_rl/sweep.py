@@ -1,11 +1,9 @@
 """Many runs: environments x agents x settings x seeds, several at a time, in one table. Called again, it goes on."""
 
-import functools
 import math
 import os
 import re
 import shlex
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -15,14 +13,15 @@ from typing import Annotated, Any, Protocol
 
 import psutil
 import tyro
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from seer_rl import checkpoint, memory, rundir, train, worker
+from seer_rl import checkpoint, files, memory, rundir, train, worker
+from seer_rl.bounds import MOST
 from seer_rl.cli import Ended, interruptible, mistakes, parse, read
 from seer_rl.config import TrainConfig, check, name_of, size_or
 from seer_rl.console import duration, size
+from seer_rl.terminal import Screen, complain, quoted
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
 LINE_EVERY = 60.0  # seconds between lines about all runs where the output is no terminal
@@ -86,8 +85,8 @@ def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
     """Settings of every run of a plan, by run directory. Raises ValueError or Mistake for what is no plan."""
     top = {key: value for key, value in grid.items() if key != "grid"}
     grids = grid.get("grid", [{}])
-    if not isinstance(grids, list) or not all(isinstance(one, dict) for one in grids):
-        raise ValueError("write every grid of a plan as [[grid]]")
+    if not isinstance(grids, list) or not grids or not all(isinstance(one, dict) for one in grids):
+        raise ValueError("write every grid of a plan as [[grid]], and at least one")
     found: dict[Path, TrainConfig] = {}
     for one in ({"agents": [], "seeds": [0], "settings": "", "arms": {}} | top | grid for grid in grids):
         for key, value in one.items():
@@ -102,8 +101,8 @@ def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
                 for arm, changes in (one["arms"] or {"": ""}).items():
                     config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}")
                     for seed in one["seeds"]:
-                        if not isinstance(seed, int) or seed < 0:
-                            raise ValueError(f"a seed must be a whole number from 0 on, not {seed!r}")
+                        if type(seed) is not int or not 0 <= seed <= MOST:
+                            raise ValueError(f"a seed must be a whole number from 0 to {MOST:.0e}, not {seed!r}")
                         name = (str(env).replace("/", "-"), name_of(config.agent), str(arm), str(seed))
                         run_dir = output / "__".join(filter(None, name))
                         if run_dir in found:
@@ -116,6 +115,9 @@ def _config(env: str, agent: Any, arm: str, settings: str) -> TrainConfig:
     """Settings of an arm's runs, but for seed and directory."""
     if not re.fullmatch(r"[\w.+-]*", arm):
         raise ValueError(f"an arm cannot be called {arm!r}: use letters, digits, dot, plus and dash")
+    for word in shlex.split(settings):
+        if (flag := word.partition("=")[0]) in ("--seed", "--run-dir"):
+            raise ValueError(f"{flag} cannot be among the settings of a sweep, which gives every run its own")
     chosen = ["--agent", str(agent)] if agent else []
     config = parse([env, *chosen, *shlex.split(settings)])
     check(config)
@@ -169,7 +171,11 @@ def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
         run_dir.mkdir(parents=True, exist_ok=True)
         if not (run_dir / checkpoint.CONFIG).exists():
             checkpoint.save_config(run_dir, config)
-    return [State(run_dir, config) for run_dir, config in runs.items()]
+    states = [State(run_dir, config) for run_dir, config in runs.items()]
+    for state in states:
+        if state.is_done:  # it may have been killed while it removed its checkpoints
+            checkpoint.tidy(state.run_dir, keep=int(state.config.keep_last))
+    return states
 
 
 def settle(runs: dict[Path, TrainConfig], share: int | None, jobs: int, say: Callable[[str], None]) -> dict[Path, TrainConfig]:
@@ -212,7 +218,10 @@ def run(states: list[State], start: Callable[[State], Process], jobs: int, show:
             free = 0 if asked else jobs - sum(state.process is not None for state in states)
             for state in [s for s in states if s.waits and time.monotonic() >= s.not_before][: max(free, 0)]:
                 state.resumed_at = checkpoint.newest(state.run_dir)
-                state.process = start(state)
+                try:
+                    state.process = start(state)
+                except OSError as error:
+                    state.failure = str(error)
             show(states)
             time.sleep(0.5)
     show(states)
@@ -260,7 +269,7 @@ class Local:
 class Board:
     """One table of all runs: live in a terminal, else a line for every run that ends and one a minute for those that go on."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         self.console = console
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._said: dict[Path, str] = {}
@@ -283,7 +292,7 @@ class Board:
             words = state.words()
             if words != self._said.get(state.run_dir, "waiting") or (due and words == "running" and not self._live):
                 facts = "  ".join(value for value in row(state)[1:] if value)
-                self.console.print(f"{state.run_dir.name}  {facts}", highlight=False, soft_wrap=True)
+                self.console.say(f"{state.run_dir.name}  {facts}")
                 self._last_line = time.monotonic()
             self._said[state.run_dir] = words
 
@@ -320,8 +329,8 @@ def board(states: list[State]) -> Table:
 def command(arguments: list[str]) -> None:
     """`seer sweep`."""
     options: Options = read(Options, "sweep", arguments, description=HELP)
-    console = Console()
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    console = Screen()
+    say = console.say
     with mistakes():
         grid, output = plan(options)
         runs = configs(grid, output)
@@ -345,9 +354,9 @@ def command(arguments: list[str]) -> None:
         raise Ended(f"stopped, {sum(s.is_done for s in states)} of {len(states)} runs done: go on with: {again}", 130)
     if failed := [state for state in states if state.failure]:
         for state in failed:
-            print(f"{state.run_dir}: {state.failure}", file=sys.stderr)
+            complain(f"{state.run_dir}: {state.failure}")
         raise Ended(f"{len(failed)} of {len(states)} runs failed; to try them again: {again}", 1)
-    say(f"all {len(states)} runs done; look at them with: seer report {output}")
+    say(f"all {len(states)} runs done; look at them with: seer report {quoted(output)}")
 
 
 def plan(options: Options) -> tuple[dict[str, Any], Path]:
@@ -359,7 +368,7 @@ def plan(options: Options) -> tuple[dict[str, Any], Path]:
     if options.envs or options.agents or options.settings or options.arms:
         raise ValueError("give a plan or --envs, --agents, --settings and --arms, not both")
     try:
-        grid = tomllib.loads(options.plan.read_text())
+        grid = tomllib.loads(files.read(options.plan).decode())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{options.plan} cannot be read as a plan: {error}") from error
     return grid, options.output or Path("runs") / options.plan.stem

@@ -3,11 +3,11 @@
 import contextlib
 import ctypes
 import math
-import shlex
+import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,10 +29,13 @@ from seer_rl.logger import Logger
 from seer_rl.networks import output_shape
 from seer_rl.replay import Unfit
 from seer_rl.seer import embedder, freeze
+from seer_rl.terminal import quoted
 
 FREEZING = "freezing: images become embeddings"
 COMPILING = "compiling the update"
 SAVING = "writing a checkpoint"
+EVALUATING = "evaluating"
+TIDYING = "removing the checkpoints"
 PROGRESS = ("step", "frozen_at", "flops", "freeze_seconds", "scores", "random_scores", "evaluations")
 STOP_PATIENCE = 15.0  # seconds that a run that is to stop waits for its environment's state
 SHOW_EVERY = 20  # agent steps
@@ -79,9 +82,9 @@ class Run:
         tune_cpu()
         self.config, self.resumed, self.again = config, resumed, again
         self.run_dir = config.run_dir or build.default_run_dir(config)
-        if self.run_dir.exists() and not again:
+        if os.path.lexists(self.run_dir) and not again:
             if (step := checkpoint.newest(self.run_dir)) is not None:
-                raise ValueError(f"{self.run_dir} holds a run at step {step:,}: go on with: seer resume {self.run_dir}")
+                raise ValueError(f"{self.run_dir} holds a run at step {step:,}: go on with: seer resume {quoted(self.run_dir)}")
             raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it")
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)  # initial weights; everything later has a generator of its own
@@ -131,8 +134,9 @@ class Run:
         if self._lock:
             return self._lock
         while not self.again:
+            self.run_dir.parent.mkdir(parents=True, exist_ok=True)  # a link to nowhere is refused here
             try:
-                self.run_dir.mkdir(parents=True)
+                self.run_dir.mkdir()
                 break
             except FileExistsError:
                 if self.config.run_dir:
@@ -176,6 +180,7 @@ class Run:
                 raise Fault(f"{error}, at step {self.step:,}; {self._way_back()}") from error
             except OSError as error:
                 raise Fault(f"the system refused at step {self.step:,} ({error}); {self._way_back()}") from error
+            self._say(TIDYING, show)
             checkpoint.tidy(self.run_dir, keep=int(config.keep_last))
             rundir.unlock(self.run_dir, held)
 
@@ -379,7 +384,7 @@ class Run:
         config, done = self.config, self.evaluations[-1][0] if self.evaluations else 0
         if self.step == done or (self.step % config.eval.every and self.step != config.steps):
             return
-        self._say("evaluating", show)
+        self._say(EVALUATING, show)
         self._require_finite_weights()
         scores = self._evaluate()
         self.evaluations.append((self.step, scores))
@@ -437,7 +442,7 @@ class Run:
         if self.saved is None:
             return f"there is no checkpoint in {self.run_dir} yet"
         if self.saved == self.step:
-            return f"everything up to it is saved: go on with: seer resume {shlex.quote(str(self.run_dir))}"
+            return f"everything up to it is saved: go on with: seer resume {quoted(self.run_dir)}"
         return f"the checkpoint of step {self.saved:,} in {self.run_dir} is from before it"
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
@@ -452,6 +457,7 @@ class Run:
         for i, data in enumerate(segments):
             name = f"replay/{i}"
             pieces[name] = data if i in touched or name not in self._blobs else self._blobs[name]
+        pieces |= {f"priorities/{i}": data for i, data in enumerate(self.replay.priorities())}
         try:
             self._blobs = checkpoint.save(self.run_dir, self.step, self._state(logger, env), pieces, self.config.keep)
         except OSError as error:
@@ -502,9 +508,13 @@ class Run:
         elif self.watch:
             self.watch.set_state(state["watch"])
         fn = embedder(self.agent, self.costs.copies, self._allow) if self.frozen else None
-        count = sum(name.startswith("replay/") for name in resumed.blobs)
-        segments = (resumed.piece(f"replay/{i}") for i in range(count))
-        self.replay.set_state(state["replay"], segments, fn, build.every_step(self.config, self.eval_env))
+
+        def pieces(kind: str) -> Iterator[bytes]:
+            count = sum(name.startswith(f"{kind}/") for name in resumed.blobs)
+            return (resumed.piece(f"{kind}/{i}") for i in range(count))
+
+        longest = build.every_step(self.config, self.eval_env)
+        self.replay.set_state(state["replay"], pieces("replay"), pieces("priorities"), fn, longest)
         self._blobs = resumed.blobs
 
     def _phase(self, name: str) -> Phase:
@@ -544,7 +554,7 @@ def resume(run_dir: Path, say: Callable[[str], None], steps: int | None = None) 
         return config if steps is None else replace(config, steps=steps)
 
     config = settings()
-    if rundir.ended_at(run_dir) == config.steps and checkpoint.newest(run_dir) is None:
+    if rundir.ended_at(run_dir) == config.steps and not os.path.lexists(run_dir / checkpoint.CHECKPOINTS):
         raise Done(f"{run_dir} has ended, at step {config.steps:,}: there is nothing left to do")
     held = rundir.lock(run_dir)  # before reading: a process that writes checkpoints also removes old ones
     try:

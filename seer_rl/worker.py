@@ -1,5 +1,6 @@
 """The process of one run of a sweep: go on with the run, write its status beside it, and stop when whoever began it is gone."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,11 +11,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from seer_rl import rundir, train
+from seer_rl import files, rundir, train
 from seer_rl.cli import Ended, Mistake, drive
 from seer_rl.console import Display
+from seer_rl.files import Folder
+from seer_rl.terminal import Screen, undisturbed
 from seer_rl.train import Run
 
 STATUS, LOG = "status.json", "log.txt"
@@ -38,9 +39,13 @@ class Status:
 def read_status(run_dir: Path) -> Status:
     """What a run last said of itself; of one that never did, nothing."""
     try:
-        return Status(**json.loads((run_dir / STATUS).read_text()))
-    except (OSError, ValueError, TypeError):
-        return Status()
+        status = Status(**json.loads(files.read(run_dir / STATUS)))
+        numbers = (status.step, status.steps, status.speed, status.score or 0.0, status.replay_bytes, status.process_bytes)
+        if all(isinstance(n, int | float) and abs(n) < 1e18 for n in numbers) and isinstance(status.doing, str):
+            return status
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    return Status()
 
 
 class Reporter(Display):
@@ -56,9 +61,8 @@ class Reporter(Display):
             score = sum(run.evaluations[-1][1]) / len(run.evaluations[-1][1]) if run.evaluations else None
             status = Status(run.step, run.config.steps, speed if speed == speed else 0.0, score, phase.replay_bytes,
                             phase.process_bytes, run.doing)  # fmt: skip
-            beside = run.run_dir / f".{STATUS}.part"  # renamed: never half read. Not synced: worth nothing after a crash
-            beside.write_text(json.dumps(asdict(status)))
-            beside.replace(run.run_dir / STATUS)
+            with contextlib.suppress(OSError):  # a full disk is for the run to tell of
+                files.write_atomically(run.run_dir / STATUS, json.dumps(asdict(status)).encode(), durable=False)
 
 
 class Worker(subprocess.Popen[bytes]):
@@ -77,7 +81,7 @@ def start(run_dir: Path, cores: list[int] | None = None) -> Worker:
     It ends with 0 when the run has, with 128 + a signal's number when it was stopped, with `BUSY` where another process trains
     in the directory, and else with 1 or 2. cores: the only ones it may use.
     """
-    with (run_dir / LOG).open("ab") as log:
+    with Folder(run_dir) as folder, folder.append(LOG) as log:
         return Worker(
             [sys.executable, "-P", "-m", "seer_rl.worker", str(run_dir), ",".join(map(str, cores or []))],
             stdin=subprocess.PIPE,  # it stops when this ends, however we do
@@ -90,7 +94,10 @@ def start(run_dir: Path, cores: list[int] | None = None) -> Worker:
 
 def last_words(run_dir: Path) -> str:
     """What a run said at its end, if it said anything."""
-    lines = (run_dir / LOG).read_text(errors="replace").strip().splitlines() if (run_dir / LOG).is_file() else []
+    try:
+        lines = files.read(run_dir / LOG).decode(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
     return lines[-1].removeprefix("seer: ") if lines else "it said nothing"
 
 
@@ -98,14 +105,14 @@ def main(run_dir: Path, cores: str) -> int:
     """The worker's own process."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    console = Console(width=120)
+    console = Screen(width=120)
 
     def stop_with_parent() -> None:
         sys.stdin.buffer.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        run = train.resume(run_dir, lambda text: console.print(f"note: {text}", highlight=False, soft_wrap=True))
+        run = train.resume(run_dir, lambda text: console.say(f"note: {text}"))
         threading.Thread(target=stop_with_parent, daemon=True).start()
         drive(run, console, Reporter(console))
     except rundir.Busy:
@@ -113,15 +120,16 @@ def main(run_dir: Path, cores: str) -> int:
     except train.Done:
         return 0
     except Ended as end:
-        print(f"seer: {end.args[0]}", flush=True)
+        console.say(f"seer: {end.args[0]}")
         return int(end.args[1])
     except (Mistake, ValueError, ImportError, MemoryError, OSError) as mistake:
-        print(f"seer: {mistake}", flush=True)
+        console.say(f"seer: {mistake}")
         return 2
     return 0
 
 
 if __name__ == "__main__":
+    undisturbed()
     code = main(Path(sys.argv[1]), sys.argv[2])
     sys.stdout.flush()
     os._exit(code)  # a thread waits for the end of stdin

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it refuses, what it leaves."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,32 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train atari/alien --preset papr", "there is no preset"),
         ("train atari/alien --frobnicate 3", "--frobnicate"),
         ("train atari/alien --run-dir .", "exists already"),
+        ("train atari/alien --steps 1", "a run of 1 steps ends before its first update, which is at step 1,600"),
+        ("train dmc/cartpole-balance --steps 100", "ends before its first update"),
+        ("train atari/alien --steps 2000 --agent.batch-size 2000", "ends before its first update"),
+        ("train atari/alien --agent dqn --steps 5002 --agent.learning-starts 5001", "which is at step 5,004"),
+        ("train atari/alien --steps 2000 --seer.freeze 1700 --seer.batch-size 5000", "never holds a batch"),
+        ("train atari/alien --steps 2000 --seer.freeze auto --seer.earliest 5000", "never freezes"),
+        ("train atari/combat", "is for two players"),
+        ("train atari/alien --seed 18446744073709551616", "--seed cannot be"),
+        ("train atari/alien --agent.atoms 1", "at least 2"),
+        ("train atari/alien --agent.value-range 0", "more than 0"),
+        ("train atari/alien --agent.adam-eps 0", "more than 0"),
+        ("train atari/alien --agent.eval-epsilon 7", "at most 1"),
+        ("train atari/alien --replay.priority-exponent 2", "at most 1"),
+        ("train atari/alien --seer.freeze 9 --seer.copies 1000000", "at most 1,000"),
+        ("train atari/alien --agent.hidden 1000000000", "at most 100,000"),
+        ("train dmc/walker-walk --agent.initial-temperature 0", "more than 0"),
+        ("train dmc/walker-walk --agent.critic-tau 1.5", "at most 1"),
+        ("train dmc/walker-walk --env.size 5000", "at most 4,096"),
+        ("train dmc/walker-walk --agent.crop 120", "smaller than the crop of 120x120"),
+        ("train --agent.crop 120 dmc/walker-walk", "smaller than the crop of 120x120"),
+        ("eval nowhere --device gpu", "there is no device 'gpu'"),
+        ("eval nowhere --seed 18446744073709551616", "--seed from 0 to"),
+        ("play nowhere --video x.mp4 --seed -1", "--seed from 0 to"),
+        ("sweep --envs atari/alien --seeds 18446744073709551616", "a seed must be a whole number from 0 to"),
+        ("sweep --envs atari/alien --settings=--seed=3", "--seed cannot be among the settings of a sweep"),
+        ("sweep --envs atari/combat", "is for two players"),
         ("eval nowhere", "is no run"),
         ("eval", "PATH"),
         ("play nowhere --video x.mp4", "is no run"),
@@ -107,7 +134,7 @@ def test_a_run_tells_what_it_gained(
     assert (finished / "both.png").exists()
     shutil.copytree(finished / "run", finished / "other")
     other = finished / "other" / "config.toml"
-    other.write_text(other.read_text().replace("atari/qbert", "atari/pong"))
+    other.write_text(other.read_text("utf-8").replace("atari/qbert", "atari/pong"))
     assert main(["plot", "run", "other"]) == 2
     assert "these runs are of atari/pong, atari/qbert" in capsys.readouterr().err
     assert main(["play", "run", "--video", "film.mp4"]) == 0
@@ -127,6 +154,61 @@ def test_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("link", "File exists"),
+        ("file/run", "File exists"),
+        ("x" * 300, "File name too long"),
+        ("", "exists already"),
+        ("file", "exists already"),
+        ("dangling", "exists already"),
+    ],
+)
+def test_a_place_that_no_run_can_be_in_is_refused(
+    where: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Path("dangling").symlink_to("nowhere")
+    if where == "link":  # in place of the default directory of runs
+        Path("runs").symlink_to("nowhere")
+    settings = [] if where == "link" else ["--run-dir", where]
+    assert main(["train", "atari/qbert", "--steps", "60", "--agent.learning-starts", "40", *settings]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert Path("file").read_text("utf-8") == "mine"
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("grid = []", "at least one"),
+        ('envs = ["atari/alien"]\nseeds = [true]', "a seed must be a whole number"),
+        ('envs = ["atari/alien"]\nseeds = [18446744073709551616]', "a seed must be a whole number"),
+        ('envs = ["atari/alien"]\nsettings = "--run-dir x"', "--run-dir cannot be among"),
+        ('envs = ["atari/alien"]\narms = {"a\\nb" = ""}', "an arm cannot be called"),
+        (b"envs = ['\xff']", "cannot be read as a plan"),
+        (None, "cannot be read as a plan"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(
+    plan: str | bytes | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if plan is None:
+        os.mkfifo("plan.toml")
+    else:
+        Path("plan.toml").write_bytes(plan if isinstance(plan, bytes) else plan.encode())
+    assert main(["sweep", "plan.toml"]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda run: (run / "agent.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR."), "damaged"),
@@ -135,12 +217,13 @@ def test_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (lambda run: (run / "config.toml").write_text("nonsense"), "cannot be read"),
         (lambda run: other_agent(run), "holds a dqn agent for atari/pong"),
         (
-            lambda run: (run / "config.toml").write_text((run / "config.toml").read_text().replace("qbert", "alien")),
+            lambda run: (run / "config.toml").write_text((run / "config.toml").read_text("utf-8").replace("qbert", "alien")),
             "holds a rainbow",
         ),
     ],
     ids=["code", "cut", "missing", "config", "other agent", "other game"],
 )
+@pytest.mark.filterwarnings("ignore:files of weights written by version 0.1.0")
 def test_damaged_and_foreign_runs_are_refused(
     damage: object,
     words: str,

@@ -65,7 +65,7 @@ def test_runs_of_a_dead_node_finish_on_the_other(tmp_path: Path) -> None:
         nodes.wait(60)
     assert "all 2 runs done" in said
     run_dirs = sorted(output.iterdir())
-    begun = [(run_dir / worker.LOG).read_text().count("going on from step") for run_dir in run_dirs]
+    begun = [(run_dir / worker.LOG).read_text("utf-8").count("going on from step") for run_dir in run_dirs]
     assert sorted(begun) == [0, 1]  # one of them was on the dead node, and went on from its checkpoint
     for run_dir in run_dirs:
         assert rundir.ended_at(run_dir) == checkpoint.load_config(run_dir).steps

@@ -183,7 +183,7 @@ def test_a_replay_that_stores_them(kind: Kind, copies: int) -> None:
     else:
         assert np.isnan(replay.clipped)
     other = Replay(obs_shape, (), "u1", memory=20_000, stack=stack, seed=9)
-    other.set_state(_plain(replay.get_state()), map(bytes, replay.segments()), fn)
+    other.set_state(_plain(replay.get_state()), map(bytes, replay.segments()), fn=fn)
     one, two = replay.sample(50), other.sample(50)
     assert torch.equal(one.obs, two.obs)
     assert other.bytes_per_step == replay.bytes_per_step

@@ -77,7 +77,7 @@ def test_a_compiled_run_tells_what_compiling_took(tmp_path: Path) -> None:
     said = set()
     run.train(lambda run: said.add(run.doing))
     assert "compiling the update" in said
-    clock = (tmp_path / "run" / "clock.csv").read_text()
+    clock = (tmp_path / "run" / "clock.csv").read_text("utf-8")
     assert clock.count("charts/compile_seconds") == 2  # on images, on embeddings
     mixed = [module for module in run.agent.modules() if isinstance(module, Mixed)]
     assert {module.precision for module in mixed} == {torch.bfloat16}

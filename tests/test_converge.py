@@ -10,7 +10,6 @@ import matplotlib.image as mpimg
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from seer_rl import analyze, console, converge, train
 from seer_rl.analysis import linear_cka
@@ -24,6 +23,7 @@ from seer_rl.envs import EnvConfig
 from seer_rl.logger import read
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay import Replay
+from seer_rl.terminal import Screen
 
 AGENTS: dict[str, tuple[Callable[[], Any], int]] = {
     "rainbow": (lambda: Rainbow(RainbowConfig(hidden=16), (4, 84, 84), 4), 4),
@@ -221,7 +221,7 @@ def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(converge, "FAMILIAR", (0.0, float("inf")))
     seer = SeerConfig("auto", earliest=130, latest=333, dtype="uint4")
     monkeypatch.setattr(console, "LINE_EVERY", 0.0)
-    shown = Console(file=io.StringIO())
+    shown = Screen(file=io.StringIO())
     train.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / "run")).train(console.Display(shown))
     assert isinstance(shown.file, io.StringIO)
     lines = shown.file.getvalue()

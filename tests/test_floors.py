@@ -9,7 +9,7 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [
-    {"files", "weights"},
+    {"bounds", "files", "terminal", "weights"},
     {
         "networks",
         "augment",
@@ -47,7 +47,7 @@ FLOORS = [
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("weights", "files"), ("replay", "sumtree"), ("replay", "codec"),
-    ("flops", "networks"), ("plots", "logger"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
+    ("flops", "networks"), ("plots", "logger"), ("plots", "envs"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
     ("envs.apart", "envs"), ("stats", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"),
@@ -74,7 +74,7 @@ def modules() -> dict[str, Path]:
 def imported(path: Path) -> set[str]:
     """The package's own modules that a file imports, anywhere in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "seer_rl":
             found |= {alias.name for alias in node.names} - {"__version__"}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seer_rl."):
@@ -95,7 +95,7 @@ def test_imports_only_from_below(name: str) -> None:
 
 def test_words_that_files_must_not_know() -> None:
     text = {
-        name: path.read_text().lower().replace("seer_rl", "").replace("dataclass(frozen=true)", "")
+        name: path.read_text("utf-8").lower().replace("seer_rl", "").replace("dataclass(frozen=true)", "")
         for name, path in modules().items()
     }
     assert "encoder" not in text["replay"]

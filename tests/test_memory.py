@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from seer_rl import memory
@@ -84,8 +85,55 @@ def test_an_automatic_replay_is_the_largest_that_fits_but_no_larger_than_the_run
     assert found.replay.memory == 12_345_678
     every_step = memory.replay_bytes(replace(CONFIG, replay=ReplayConfig()))
     assert memory.settle(replace(automatic, memory_limit=10**10), print).replay.memory == every_step
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": rest + 7_000_000}))
+    monkeypatch.setattr(memory, "available", lambda: rest + 7_000_000)
     assert memory.settle(automatic, print).replay.memory == 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mountinfo", "files", "expected"),
+    [
+        ("0::/", "cgroup2", {}, None),
+        ("0::/", "cgroup2", {"memory.max": "max", "memory.current": "5"}, None),
+        ("0::/", "cgroup2", {"memory.max": "1000000", "memory.current": "400000"}, 600_000),
+        (
+            "0::/",
+            "cgroup2",
+            {"memory.max": "1000000", "memory.current": "400000", "memory.stat": "anon 1\ninactive_file 7"},
+            600_007,
+        ),
+        ("0::/", "cgroup2", {"memory.max": "max", "memory.high": "900000", "memory.current": "400000"}, 500_000),
+        ("0::/a/b", "cgroup2", {"a/memory.max": "500", "a/memory.current": "100", "a/b/memory.max": "max"}, 400),
+        (
+            "0::/a/b",
+            "cgroup2",
+            {"a/memory.max": "9000", "a/memory.current": "100", "a/b/memory.max": "300", "a/b/memory.current": "299"},
+            1,
+        ),
+        ("0::/a", "cgroup2", {"a/memory.max": "100", "a/memory.current": "300"}, 0),
+        ("0::/../..", "cgroup2", {"memory.max": "800", "memory.current": "100"}, 700),
+        ("5:cpu,memory:/x\n0::/", "cgroup", {"x/memory.limit_in_bytes": "900", "x/memory.usage_in_bytes": "100"}, 800),
+        ("5:memory:/x", "cgroup", {"x/memory.limit_in_bytes": str(2**63 - 4096), "x/memory.usage_in_bytes": "100"}, None),
+        ("5:cpu:/x", "cgroup", {"x/memory.limit_in_bytes": "900", "x/memory.usage_in_bytes": "100"}, None),
+        ("nonsense", "cgroup2", {"memory.max": "nonsense"}, None),
+    ],
+)
+def test_what_control_groups_leave(
+    cgroup: str, mountinfo: str, files: dict[str, str], expected: int | None, tmp_path: Path
+) -> None:
+    """Both versions, nested, with no limit, mounted elsewhere than usual."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(cgroup + "\n")
+    options = "rw,memory" if mountinfo == "cgroup" else "rw"
+    (tmp_path / "proc/self/mountinfo").write_text(
+        f"24 1 0:5 / /proc rw - proc proc rw\n30 23 0:26 / /odd/place rw,nosuid shared:4 - {mountinfo} none {options}\n"
+    )
+    for name, text in files.items():
+        path = tmp_path / "odd/place" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    free = psutil.virtual_memory().available
+    found = memory.available(tmp_path)
+    assert found == expected if expected is not None else found == pytest.approx(free, rel=0.2)
 
 
 def test_without_a_limit_nothing_is_rehearsed_and_mistakes_are_found_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_table1(runs: Path) -> None:
 
 def test_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["paper", "table1", "--runs", str(runs), "-o", str(tmp_path / "t.md")]) == 0
-    assert (tmp_path / "t.md").read_text().count("\n| ") == 11
+    assert (tmp_path / "t.md").read_text("utf-8").count("\n| ") == 11
     assert main(["paper", "table3"]) == 0
     assert "8.19e5" in capsys.readouterr().out
     for figure in ("figure3", "figure4"):

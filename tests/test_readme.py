@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
 def test_the_program_with_ones_own_agent_runs(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_finished_run_is_not_begun_again(damage: str, done: Path, capsys: pyte
         name = {"clock": "clock.csv", "metrics": "metrics.csv", "record": "ended.json"}[damage.split()[0]]
         (done / name).write_bytes((done / name).read_bytes()[:-5])
     else:
-        text = (done / "config.toml").read_text()
+        text = (done / "config.toml").read_text("utf-8")
         (done / "config.toml").write_text(text.replace("steps = 120", f"steps = {200 if damage == 'steps raised' else 100}"))
     before = contents(done)
     assert main(["resume", str(done)]) == 2
@@ -241,7 +241,8 @@ def test_results_are_moved_aside_where_a_run_must_begin_again(done: Path) -> Non
 def test_what_a_kill_in_the_final_removal_left_is_tidied_up(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The record of the end is there, and so is some of the checkpoints, the newest list gone."""
     rundir.write_ended(run, 120)
-    max((run / "checkpoints").glob("*.json")).unlink()
+    for manifest in (run / "checkpoints").glob("*.json"):
+        manifest.unlink()
     assert main(["resume", str(run)]) == 2
     assert "has ended, at step 120" in sentence(capsys)
     assert not (run / "checkpoints").exists()
@@ -293,7 +294,7 @@ def test_settings_between_a_stop_and_its_resume(
 
 def test_once_frozen_no_seer_setting_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stopped_run(SHORT, tmp_path / "run", 100)
-    text = (tmp_path / "run" / "config.toml").read_text()
+    text = (tmp_path / "run" / "config.toml").read_text("utf-8")
     (tmp_path / "run" / "config.toml").write_text(text.replace('dtype = "float32"', 'dtype = "uint8"'))
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "seer.dtype is uint8, but the checkpoint of step 100 was made with float32" in sentence(capsys)

@@ -40,3 +40,15 @@ def test_rounding_at_the_upper_end_never_finds_an_empty_leaf() -> None:
         tree[np.array([0])] = 0.1
         tree[np.array([n // 2])] = 0.2
         assert set(tree.find(np.array([np.nextafter(tree.total, 0), tree.total, tree.total * 1.1]))) <= {0, n // 2}
+
+
+def test_a_rebuilt_tree_is_the_same_to_the_bit() -> None:
+    """For every shape of tree, after many changes of some leaves at a time."""
+    rng = np.random.default_rng(0)
+    for n in (*range(1, 40), 1000, 65_536, 200_003):
+        tree, other = SumTree(np.zeros(2 * n)), SumTree(np.zeros(2 * n))
+        for _ in range(20):
+            tree[rng.integers(n, size=32)] = rng.random(32) * 10.0 ** rng.integers(-8, 8, 32)
+        other.nodes[n:] = tree.nodes[n:]
+        other.rebuild()
+        assert np.array_equal(other.nodes[1:], tree.nodes[1:])

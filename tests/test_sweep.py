@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
 from seer_rl import checkpoint, sweep, worker
 from seer_rl.__main__ import main
 from seer_rl.cli import Mistake
 from seer_rl.logger import METRICS
+from seer_rl.terminal import Screen
 
 SETTINGS = (
     "--steps 360 --agent.learning-starts 100 --eval.every 180 --eval.episodes 1 --checkpoint-every 60 --no-compile"
@@ -167,7 +167,7 @@ def test_a_run_whose_process_is_killed_goes_on(how: signal.Signals, plan: Path, 
     while not (checkpoints := list(tmp_path.glob("out/*/checkpoints/*.json"))) and time.monotonic() < until:
         time.sleep(0.05)
     run_dir = checkpoints[0].parent.parent
-    workers = [p for p in children(process.pid) if str(run_dir) in Path(f"/proc/{p}/cmdline").read_text()]
+    workers = [p for p in children(process.pid) if str(run_dir) in Path(f"/proc/{p}/cmdline").read_text("utf-8")]
     os.kill(workers[0], how)
     said, _ = process.communicate()
     assert process.returncode == 0, said
@@ -182,7 +182,7 @@ def line(process: psutil.Process) -> list[str]:
 
 
 def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_board(straight: Path, plan: Path) -> None:
     grid, _ = sweep.plan(sweep.Options(plan))
     states = sweep.prepare(sweep.configs(grid, straight))
     states[0].is_done, states[0].failure = False, "the loss is nan"
-    console = Console(record=True, width=200, file=io.StringIO())
+    console = Screen(record=True, width=200, file=io.StringIO())
     console.print(sweep.board(states))
     text = console.export_text()
     assert "3 runs: 0 running, 1 failed, 0 waiting, 2 done" in text

@@ -39,7 +39,7 @@ def trained(config: TrainConfig, run_dir: Path) -> Run:
 
 def rows(run: Run) -> str:
     """Metrics but for those of the clock and of the process, which have a file of their own."""
-    return (run.run_dir / "metrics.csv").read_text()
+    return (run.run_dir / "metrics.csv").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
     python -m tests.torture --minutes 10
 
 A run here is short, but passes everything: filling, images, checkpoints, evaluations, the freeze, embeddings. Each attempt is
-a process of its own that is killed (SIGKILL) after a random time, or while it freezes or writes a checkpoint. Every resume must
-succeed, and every run must end exactly as the undisturbed one: the same weights, the same metrics, to the last bit.
+a process of its own that is killed (SIGKILL) after a random time, or while it freezes, evaluates, writes a checkpoint or
+removes the last ones; or the environment's process is killed, and then its own. Every resume must succeed, and every run must
+end exactly as the undisturbed one: the same weights, the same metrics, to the last bit, and no checkpoint left.
 """
 
 import contextlib
@@ -52,6 +53,10 @@ RUNS = {
 }
 
 
+ENVIRONMENT = "stepping"  # what an environment is killed at
+AIMS = ("", "", "", train.SAVING, train.SAVING, train.FREEZING, train.EVALUATING, train.TIDYING, ENVIRONMENT)
+
+
 def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: int = 0) -> int:
     """Begin or resume the run in a new process; gives its id. It kills itself while it does `aim`, sooner or later."""
     if pid := os.fork():
@@ -59,6 +64,9 @@ def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: 
     code, rng = 1, random.Random(seed)
 
     def show(run: train.Run) -> None:
+        if aim == ENVIRONMENT and run.env and run.step and rng.random() < 0.1:
+            os.kill(run.env.pid, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
         if aim and run.doing == aim and rng.random() < (0.3 if aim == train.SAVING else 0.9):
             threading.Timer(rng.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()
 
@@ -96,7 +104,7 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
         for name, config in RUNS.items():
             begun = time.monotonic()
             _, status = os.waitpid(attempt(config, Path(directory) / name, log), 0)
-            assert status == 0, log.read_text()
+            assert status == 0, log.read_text("utf-8")
             durations[name], expected[name] = time.monotonic() - begun, ended(Path(directory) / name)
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
@@ -104,7 +112,7 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
             run_dir = Path(directory) / f"{name}{counts['runs']}"
             while True:
                 late = time.monotonic() > until  # the last run may end
-                aim = "" if late else rng.choice(["", "", "", train.SAVING, train.SAVING, train.FREEZING])
+                aim = "" if late else rng.choice(AIMS)
                 pid = attempt(RUNS[name], run_dir, log, aim, rng.randrange(10**9))
                 if not aim and not late:
                     time.sleep(durations[name] * rng.random() ** 2)  # mostly early, but not always before a checkpoint
@@ -114,9 +122,12 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
                 if os.WIFSIGNALED(status):
                     counts[f"kills {aim or 'anywhere'}"] += 1
                     continue
-                assert status == 0, f"a resume failed:\n{log.read_text()}"
+                assert status == 0, f"a resume failed:\n{log.read_text('utf-8')}"
                 break
             assert ended(run_dir) == expected[name], f"{name} ended otherwise after being killed"
+            with contextlib.suppress(train.Done):
+                train.resume(run_dir, print)  # tidies up what a kill in the removal left
+            assert not (run_dir / checkpoint.CHECKPOINTS).exists(), f"{name} left checkpoints behind"
             counts["runs"] += 1
             if say:
                 print(f"{dict(counts)}", flush=True)

@@ -3,21 +3,24 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 
+from seer_rl.bounds import Within
 from seer_rl.envs import atari, dmc
+
+FAMILIES = ("atari", "dmc")
 
 
 @dataclass(frozen=True)
 class EnvConfig:
     """Settings of a DeepMind Control environment. Atari is always the paper's."""
 
-    action_repeat: int | None = None
+    action_repeat: Annotated[int | None, Within(1, 1000)] = None
     """Control steps per agent step. None: the paper's (8 cartpole, 2 finger and walker, 4 elsewhere)."""
-    size: int | None = None
+    size: Annotated[int | None, Within(1, 4096)] = None
     """Height and width of frames. None: 100 for agents that crop, 84 for the others."""
     fast_render: bool = False
     """Without shadows, reflections and multisampling: several times faster on a CPU, but other pictures than the paper's."""

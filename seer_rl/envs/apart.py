@@ -115,7 +115,11 @@ class Apart:
 
 def serve(pipe: Connection) -> None:
     """The other process: do what is asked for, until the pipe ends."""
-    for name in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which still wants to save this environment's state
+    for name in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # meant for the run, which still wants to save this environment's state
         signal.signal(name, signal.SIG_IGN)
     name, settings = pipe.recv()
     env = None

@@ -18,6 +18,7 @@ STACK = 4
 SIZE = 84
 MAX_FRAMES = 108_000  # half an hour of play
 MAX_NOOPS = 30
+TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # the emulator ends the process where one is to play them
 
 
 def make(game: str, training: bool, render_mode: str | None = None) -> gym.Env[NDArray[np.uint8], np.int64]:
@@ -139,6 +140,8 @@ def _rom(game: str, roms: list[str]) -> str:
 
     names = {plain(rom): rom for rom in roms}
     if plain(game) in names:
+        if names[plain(game)] in TWO_PLAYERS:
+            raise ValueError(f"the Atari game {names[plain(game)]} is for two players, and the emulator has no mode for one")
         return names[plain(game)]
     near = [names[name] for name in difflib.get_close_matches(plain(game), names, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(roms)}, for example alien, pong, seaquest"

@@ -6,6 +6,7 @@ for those before it. Actions lie in [-1, 1]. After 1000 control steps an episode
 
 import difflib
 import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -73,6 +74,8 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         self.max_episode_steps = -(-TIME_LIMIT // self.action_repeat)
         self.size, self.render_mode = size, render_mode
         self.metadata = {**self.metadata, "render_fps": round(1 / (self._env.control_timestep() * self.action_repeat))}
+        visual = self._physics.model.vis.global_  # of what is drawn into, before anything is
+        visual.offwidth, visual.offheight = max(visual.offwidth, size), max(visual.offheight, size)
         self._flags: dict[str, bool] = {}
         if fast_render:
             self._physics.model.vis.quality.offsamples = 0
@@ -168,13 +171,18 @@ def _fields(model: Any) -> dict[str, NDArray[Any]]:
 def _suite() -> Any:
     """dm_control.suite, imported with a renderer that works here. Raises ImportError or OSError with what to install."""
     try:
-        importlib.import_module("mujoco")
         if "dm_control" not in sys.modules:
+            if importlib.util.find_spec("mujoco") is None:
+                raise ModuleNotFoundError("mujoco")
             os.environ["MUJOCO_GL"] = renderer()
             # Render in the calling thread: a thread of the renderer's own is gone before the renderers are, when Python ends.
             os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
         return importlib.import_module("dm_control.suite")
     except ModuleNotFoundError as error:
+        if sys.version_info >= (3, 13):
+            raise ImportError(
+                "DeepMind Control needs Python 3.11 or 3.12: dm_control needs labmaze, which has no package for newer ones"
+            ) from error
         raise ImportError("DeepMind Control needs the extra [dmc]: pip install 'seer-rl[dmc]'") from error
 
 
@@ -182,7 +190,7 @@ def renderer() -> str:
     """A value of MUJOCO_GL that works: the user's; else EGL on a GPU; on a CPU OSMesa, which is faster there, or EGL."""
     gpu = Path("/dev/nvidia0").exists() or Path("/dev/dri").exists()
     known = ("glfw",) if sys.platform != "linux" else ("egl", "osmesa") if gpu else ("osmesa", "egl")
-    chosen = os.environ.get("MUJOCO_GL")
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()  # dm_control, unlike MuJoCo, heeds the case
     for name in (chosen,) if chosen else known:
         # In a process of its own: a renderer that fails can leave libraries half loaded, or end the process.
         environment = {**os.environ, "MUJOCO_GL": name}

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table as RichTable
 
-from seer_rl import results
+from seer_rl import files, results
 from seer_rl.cli import Mistake, mistakes, read
 from seer_rl.console import duration
 from seer_rl.paper import published
@@ -16,6 +15,7 @@ from seer_rl.paper.experiments import FIGURES, SEEDS, estimate, plan
 from seer_rl.paper.figures import draw
 from seer_rl.paper.tables import MISSING, Table, table1, table2, table3
 from seer_rl.results import Result
+from seer_rl.terminal import Screen, tell
 
 TABLES = ("table1", "table2", "table3")
 GROUPS = {
@@ -57,12 +57,12 @@ def command(arguments: list[str]) -> None:
         if what not in ("table2", "table3"):
             if not runs:
                 raise ValueError(f"{what} is made from runs: name their directories with --runs")
-            found = results.find(runs, lambda text: print(f"note: {text}", file=sys.stderr))
+            found = results.find(runs, lambda text: Screen(stderr=True).say(f"note: {text}"))
         if what in TABLES:
             table = {"table1": lambda: table1(found, flops, steps), "table2": table2, "table3": table3}[what]()
             if output:
-                output.write_text(table.markdown())
-                print(output)
+                files.write_atomically(output, table.markdown().encode())
+                tell(output)
             else:
                 show(table)
             return None
@@ -73,8 +73,8 @@ def command(arguments: list[str]) -> None:
             if path.suffix not in (".png", ".pdf"):
                 raise ValueError(f"{path} must end in .png or .pdf")
             for note in draw(name, found, path):
-                print(note)
-            print(path)
+                tell(note)
+            tell(path)
     return None
 
 
@@ -114,7 +114,7 @@ def known(what: str, names: tuple[str, ...]) -> None:
 
 def show(table: Table) -> None:
     """Print a table for people."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Screen(width=None if sys.stdout.isatty() else 200)
     rich = RichTable(title=table.title, title_justify="left")
     for i, name in enumerate(table.heading):
         rich.add_column(name, justify="right" if i else "left", overflow="fold")
@@ -122,6 +122,6 @@ def show(table: Table) -> None:
         rich.add_row(*row)
     console.print(rich)
     if any(MISSING in cell for row in table.rows for cell in row):
-        console.print(f"{MISSING}: no run has come that far", highlight=False)
+        console.print(f"{MISSING}: no run has come that far")
     for note in table.notes:
-        console.print(note, highlight=False)
+        console.say(note)

@@ -1,19 +1,24 @@
 """One page about many runs: an HTML file that needs no network, with what was run, what it scored and what it cost.
 
-`page.html` is the page; here is what goes into it. Charts are drawn in the browser by uPlot (its licence lies beside it).
+`page.html` is the page, a template that escapes whatever it is given but `Markup`; here is what goes into it. Markup is only
+ever made of constants, into which `format` puts escaped values: names come from files of others. Charts are drawn in the
+browser by uPlot (its licence lies beside it).
 """
 
 import base64
-import html
+import hashlib
 import io
 import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 import seer_rl
 from seer_rl import build, checkpoint, envs, files, results, stats, train
@@ -22,6 +27,7 @@ from seer_rl.results import Axis, Result
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 FRAMES = 8  # pictures of a film strip
+HERE = resources.files(seer_rl) / "report"
 POINTS = 25  # of curves over several tasks
 
 Groups = dict[str, dict[str, list[Result]]]
@@ -41,31 +47,55 @@ def write(
     for env, arms in groups.items():
         body += task(env, arms, colours, charts, film)
     body += [settings(found), runs_table(found)]
-    page = (resources.files(seer_rl) / "report" / "page.html").read_text()
-    parts = {
-        "TITLE": html.escape(", ".join(groups)),
-        "REFRESH": f'<meta http-equiv="refresh" content="{refresh}">' if refresh else "",
-        "UPLOT_CSS": (resources.files(seer_rl) / "report" / "uPlot.min.css").read_text(),
-        "UPLOT_JS": (resources.files(seer_rl) / "report" / "uPlot.iife.min.js").read_text(),
-        "BODY": "\n".join(body),
-        "DATA": json.dumps(charts).replace("<", "\\u003c"),  # so that no text in it can end the script
-    }
-    for name, text in parts.items():
-        page = page.replace("{{" + name + "}}", text, 1)
-    files.write_atomically(output, page.encode())
+    kept = ("uPlot.min.css", "uPlot.iife.min.js", "page.css", "page.js")
+    uplot_css, uplot_js, page_css, page_js = (Markup((HERE / name).read_text("utf-8")) for name in kept)
+    page = jinja2.Template((HERE / "page.html").read_text("utf-8"), autoescape=True, undefined=jinja2.StrictUndefined)
+    text = page.render(
+        title=", ".join(groups),
+        refresh=refresh,
+        policy=policy([uplot_js, page_js], [uplot_css, page_css]),
+        uplot_css=uplot_css,
+        uplot_js=uplot_js,
+        page_css=page_css,
+        page_js=page_js,
+        body=Markup("\n").join(body),
+        data=Markup(json.dumps(_numbers(charts), allow_nan=False).replace("<", "\\u003c")),  # no text in it ends the script
+    )
+    files.write_atomically(output, text.encode(errors="replace"))
 
 
-SWITCH = (
-    '<fieldset class="switch"><legend class="dim">learning curves over</legend>'
-    + "".join(
-        f'<label><input type="radio" name="axis" value="{axis}"{" checked" if axis == "steps" else ""}>{words}</label>'
+def policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
+    """What the page may do, for its Content-Security-Policy: run and use just these, show pictures in itself, and no more."""
+
+    def hashes(texts: Iterable[str]) -> str:
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
+
+    return (
+        f"default-src 'none'; script-src {hashes(scripts)}; style-src {hashes(styles)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _numbers(tree: Any) -> Any:
+    """The tree with null in place of what JSON has no number for."""
+    if isinstance(tree, dict):
+        return {key: _numbers(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_numbers(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+SWITCH = Markup('<fieldset class="switch"><legend class="dim">learning curves over</legend>{}</fieldset>').format(
+    Markup("").join(
+        Markup('<label><input type="radio" name="axis" value="{}"{}>{}</label>').format(
+            axis, Markup(" checked") if axis == "steps" else "", words
+        )
         for axis, words in zip(AXES, ("steps", "FLOPs", "wall-clock", "bytes held"), strict=True)
     )
-    + "</fieldset>"
 )
 
 
-def overview(found: Sequence[Result], groups: Groups, arguments: Sequence[str]) -> str:
+def overview(found: Sequence[Result], groups: Groups, arguments: Sequence[str]) -> Markup:
     """What was run."""
     ended = sum(result.has_ended for result in found)
     going = "all done" if ended == len(found) else f"{ended} done, {len(found) - ended} not yet"
@@ -74,16 +104,19 @@ def overview(found: Sequence[Result], groups: Groups, arguments: Sequence[str]) 
          *_freezes(runs), f"{sum(run.has_ended for run in runs)} of {len(runs)}"]
         for env, arms in groups.items() for label, runs in arms.items()
     ]  # fmt: skip
-    return "\n".join(
+    return Markup("\n").join(
         [
-            f"<h1>{html.escape(', '.join(groups))}</h1>",
-            f"<p>{len(found)} runs, {going}. Written by seer-rl {seer_rl.__version__} with "
-            f"<code>seer {html.escape(shlex.join(arguments))}</code>.</p>",
+            Markup("<h1>{}</h1>").format(", ".join(groups)),
+            Markup("<p>{} runs, {}. Written by seer-rl {} with <code>seer {}</code>.</p>").format(
+                len(found), going, seer_rl.__version__, shlex.join(arguments)
+            ),
             _table(["environment", "settings", "seeds", "steps", "T_f", "done"], rows),
-            '<p class="dim">A curve is the mean over seeds, its shade the 95% bootstrap interval of that mean; faint lines '
-            "are runs. With two or three seeds such an interval is little more than their range. Dotted: the freeze at "
-            "T_f. Dashed: a random player. FLOPs are the paper's count: a multiply-add is one operation, a backward pass two "
-            "forward passes, acting on images is free.</p>",
+            Markup(
+                '<p class="dim">A curve is the mean over seeds, its shade the 95% bootstrap interval of that mean; faint lines '
+                "are runs. With two or three seeds such an interval is little more than their range. Dotted: the freeze at "
+                "T_f. Dashed: a random player. FLOPs are the paper's count: a multiply-add is one operation, a backward pass "
+                "two forward passes, acting on images is free.</p>"
+            ),
         ]
     )
 
@@ -95,9 +128,9 @@ def _freezes(runs: Iterable[Result]) -> list[str]:
     return [", ".join(steps + ["auto"] * ("auto" in found)) or "never"]
 
 
-def across(groups: Groups, colours: dict[str, int], charts: list[dict[str, Any]]) -> list[str]:
+def across(groups: Groups, colours: dict[str, int], charts: list[dict[str, Any]]) -> list[Markup]:
     """Aggregates over the tasks of each suite, where several were run."""
-    parts = []
+    parts: list[Markup] = []
     for suite in dict.fromkeys(env.partition("/")[0] for env in groups):
         tasks = [env for env in groups if env.startswith(suite + "/") and stats.normalised(env, 0) is not None]
         labels = [label for label in colours if tasks and all(label in groups[env] for env in tasks)]
@@ -114,24 +147,29 @@ def across(groups: Groups, colours: dict[str, int], charts: list[dict[str, Any]]
         unknown = [env for env in groups if env.startswith(suite + "/") and env not in tasks]
         scale = "0 is a random player, 1 a human" if suite == "atari" else "returns / 1000"
         parts += [
-            f"<h2>Across {len(tasks)} tasks of {suite}</h2>",
-            f'<p class="dim">Normalised returns of the last evaluation ({scale}); 95% intervals by rliable\'s stratified '
-            "bootstrap over seeds.</p>",
+            Markup("<h2>Across {} tasks of {}</h2>").format(len(tasks), suite),
+            Markup(
+                '<p class="dim">Normalised returns of the last evaluation ({}); 95% intervals by rliable\'s stratified '
+                "bootstrap over seeds.</p>"
+            ).format(scale),
             _table(["settings", "IQM", "median", "mean", "optimality gap", "seeds x tasks"], rows),
         ]
         if left_out:
-            parts.append(f"<p>Left out, with no finished run on some of the tasks: {html.escape(', '.join(left_out))}.</p>")
+            missing = Markup("<p>Left out, with no finished run on some of the tasks: {}.</p>")
+            parts.append(missing.format(", ".join(left_out)))
         if unknown:
-            parts.append(f"<p>Left out, with no known human score: {html.escape(', '.join(unknown))}.</p>")
+            parts.append(Markup("<p>Left out, with no known human score: {}.</p>").format(", ".join(unknown)))
         names = list(scores)
         for i, label in enumerate(names):
             for other in names[i + 1 :]:
                 estimate = stats.improvement(scores[label], scores[other])
-                pair = f"a run of <b>{html.escape(label)}</b> scores more than one of <b>{html.escape(other)}</b>"
-                parts.append(f"<p>Probability that {pair} on the same task: {_estimate(estimate)}.</p>")
+                said = Markup(
+                    "<p>Probability that a run of <b>{}</b> scores more than one of <b>{}</b> on the same task: {}.</p>"
+                )
+                parts.append(said.format(label, other, _estimate(estimate)))
         curves = [_efficiency(tasks, label, runs, colours[label]) for label, runs in members.items()]
-        charts.append(_chart(f"across-{suite}", "normalised return, IQM", 300, curves, switches=True, random=0.0))
-        parts.append(_figure(f"across-{suite}", "Interquartile mean; a line ends where the first of its runs does."))
+        name = _add_chart(charts, "normalised return, IQM", 300, curves, switches=True, random=0.0)
+        parts.append(_figure(name, "Interquartile mean; a line ends where the first of its runs does."))
     return parts
 
 
@@ -168,45 +206,46 @@ def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Res
 
 def task(
     env: str, arms: dict[str, list[Result]], colours: dict[str, int], charts: list[dict[str, Any]], film: bool
-) -> list[str]:
+) -> list[Markup]:
     """Everything about one environment."""
-    name = env.replace("/", "-")
     evaluated = {label: [run for run in runs if len(run.steps)] for label, runs in arms.items()}
     evaluated = {label: runs for label, runs in evaluated.items() if runs}
-    parts = [f"<h2>{html.escape(env)}</h2>"]
+    parts = [Markup("<h2>{}</h2>").format(env)]
     if not evaluated:
-        return [*parts, "<p>No evaluations yet.</p>"]
+        return [*parts, Markup("<p>No evaluations yet.</p>")]
     random = [r for runs in arms.values() for run in runs for _, r in run.metrics.get("eval/random_return", [])]
     curves = [_group(label, runs, colours[label], "eval/return") for label, runs in evaluated.items()]
     dashed = float(np.mean(random)) if random else None
-    charts.append(_chart(f"{name}-return", "return", 340, curves, switches=True, marks=True, random=dashed))
-    parts.append(
-        _figure(f"{name}-return", f"Mean return of {next(iter(evaluated.values()))[0].config.eval.episodes} whole games.")
-    )
+    name = _add_chart(charts, "return", 340, curves, switches=True, marks=True, random=dashed)
+    parts.append(_figure(name, f"Mean return of {next(iter(evaluated.values()))[0].config.eval.episodes} whole games."))
     pair = []
-    for kind, metric, label, caption in (
-        ("memory", "replay/bytes", "MB", "What the replay holds."),
-        ("speed", "charts/SPS", "steps/s", "Agent steps per second in the present phase, environment included."),
+    for metric, label, caption in (
+        ("replay/bytes", "MB", "What the replay holds."),
+        ("charts/SPS", "steps/s", "Agent steps per second in the present phase, environment included."),
     ):
         shown = {arm: [run for run in runs if run.metrics.get(metric)] for arm, runs in evaluated.items()}
         shown_groups = [_group(arm, runs, colours[arm], metric) for arm, runs in shown.items() if runs]
         if shown_groups:
-            charts.append(_chart(f"{name}-{kind}", label, 220, shown_groups, zero=True))
-            pair.append(_figure(f"{name}-{kind}", caption))
-    parts.append('<div class="pair">' + "".join(pair) + "</div>")
+            pair.append(_figure(_add_chart(charts, label, 220, shown_groups, zero=True), caption))
+    parts.append(Markup('<div class="pair">{}</div>').format(Markup("").join(pair)))
     parts.append(costs_table(env, evaluated))
     if film:
         parts += strip(evaluated)
     return parts
 
 
-def _chart(
-    name: str, label: str, height: int, groups: list[dict[str, Any]], switches: bool = False, marks: bool = False,
-    zero: bool = False, random: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """What the page needs to draw a chart. switches: it follows the choice of axis. zero: its axis begins at 0."""
-    return {"id": name, "label": label, "height": height, "groups": groups, "switches": switches, "marks": marks, "zero": zero,
-            "random": random}  # fmt: skip
+def _add_chart(
+    charts: list[dict[str, Any]], label: str, height: int, groups: list[dict[str, Any]], switches: bool = False,
+    marks: bool = False, zero: bool = False, random: float | None = None,
+) -> str:  # fmt: skip
+    """Add what the page needs to draw a chart; returns the name of its place.
+
+    switches: it follows the choice of axis. zero: its axis begins at 0.
+    """
+    name = f"chart-{len(charts)}"
+    charts.append({"id": name, "label": label, "height": height, "groups": groups, "switches": switches, "marks": marks,
+                   "zero": zero, "random": random})  # fmt: skip
+    return name
 
 
 def _group(label: str, runs: Sequence[Result], colour: int, metric: str) -> dict[str, Any]:
@@ -256,7 +295,7 @@ def _plain(values: stats.Array) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def costs_table(env: str, arms: dict[str, list[Result]]) -> str:
+def costs_table(env: str, arms: dict[str, list[Result]]) -> Markup:
     """Score and cost of every arm, by its runs that have ended; or of all, as far as they are, if none has."""
     rows = []
     for label, all_runs in arms.items():
@@ -281,7 +320,8 @@ def costs_table(env: str, arms: dict[str, list[Result]]) -> str:
     heading = ["settings", "last return, mean ± std", "95% interval", "seeds", "FLOPs", "training time", "steps/s, images",
                "steps/s, embeddings", "most replay", "most memory"]  # fmt: skip
     human = stats.ATARI_SCORES.get(envs.plain(env))
-    note = f'<p class="dim">A random player scores {human[0]:,.1f}, a human {human[1]:,.1f} (published).</p>' if human else ""
+    published = Markup('<p class="dim">A random player scores {:,.1f}, a human {:,.1f} (published).</p>')
+    note = published.format(*human) if human else Markup("")
     return _table(heading, rows) + note
 
 
@@ -290,7 +330,7 @@ def _mean(values: Iterable[float | None]) -> str:
     return f"{np.mean(known):.0f}" if known else ""
 
 
-def strip(arms: dict[str, list[Result]]) -> list[str]:
+def strip(arms: dict[str, list[Result]]) -> list[Markup]:
     """Pictures of a game of one agent of each arm."""
     parts = []
     for label, runs in arms.items():
@@ -298,9 +338,10 @@ def strip(arms: dict[str, list[Result]]) -> list[str]:
         if played is None:
             continue
         frames, score = pictures(played)
-        images = "".join(f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(frame).decode()}">' for frame in frames)
+        image = Markup('<img alt="" src="data:image/jpeg;base64,{}">')
+        images = Markup("").join(image.format(base64.b64encode(frame).decode()) for frame in frames)
         caption = f"A game of {label}, seed {played.config.seed}, in {len(frames)} pictures: {score:,.0f} points."
-        parts.append(f'<figure><div class="film">{images}</div><figcaption>{html.escape(caption)}</figcaption></figure>')
+        parts.append(Markup('<figure><div class="film">{}</div><figcaption>{}</figcaption></figure>').format(images, caption))
     return parts
 
 
@@ -333,9 +374,9 @@ def pictures(result: Result) -> tuple[list[bytes], float]:
     return encoded, score
 
 
-def settings(found: Sequence[Result]) -> str:
+def settings(found: Sequence[Result]) -> Markup:
     """Settings in which the runs of a suite differ, by arm; and those that they share."""
-    parts = ["<h2>Settings</h2>"]
+    parts = [Markup("<h2>Settings</h2>")]
     for suite in dict.fromkeys(result.config.env.partition("/")[0] for result in found):
         runs = [result for result in found if result.config.env.startswith(suite + "/")]
         same, differing = results.differing(runs)
@@ -348,37 +389,34 @@ def settings(found: Sequence[Result]) -> str:
         shared = "\n".join(f"{name} = {value}" for name, value in same.items() if value is not None and name != "run_dir")
         parts += [
             _table(["environment", "settings", *names], rows),
-            f"<details><summary>What all runs of {suite} share</summary><pre>{html.escape(shared)}</pre></details>",
+            Markup("<details><summary>What all runs of {} share</summary><pre>{}</pre></details>").format(suite, shared),
         ]
-    return "\n".join(parts)
+    return Markup("\n").join(parts)
 
 
-def runs_table(found: Sequence[Result]) -> str:
+def runs_table(found: Sequence[Result]) -> Markup:
     """A line for every run."""
     rows = []
     for result in found:
         scores = [f"{result.returns[-1]:,.1f}", f"{result.returns.max():,.1f}"] if len(result.returns) else ["", ""]
         where = "done" if result.has_ended else f"at step {result.step:,}"
         rows.append([result.run_dir.name, str(result.config.seed), where, *scores])
-    return (
-        f"<details><summary>All {len(found)} runs</summary>"
-        + _table(["run", "seed", "", "last return", "best"], rows)
-        + "</details>"
-    )
+    table = _table(["run", "seed", "", "last return", "best"], rows)
+    return Markup("<details><summary>All {} runs</summary>{}</details>").format(len(found), table)
 
 
-def _figure(name: str, caption: str) -> str:
-    return (
-        f'<figure><div id="{name}"></div><div class="keys" id="{name}-keys"></div>'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+def _figure(name: str, caption: str) -> Markup:
+    figure = Markup('<figure><div id="{}"></div><div class="keys" id="{}-keys"></div><figcaption>{}</figcaption></figure>')
+    return figure.format(name, name, caption)
 
 
 def _estimate(estimate: stats.Estimate) -> str:
     return f"{estimate.point:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    def cells(tag: Markup, row: Sequence[str]) -> Markup:
+        return Markup("<tr>{}</tr>").format(Markup("").join(tag.format(cell) for cell in row))
+
+    head, lines = cells(Markup("<th>{}</th>"), heading), Markup("").join(cells(Markup("<td>{}</td>"), row) for row in rows)
+    return Markup('<div class="scroll"><table><thead>{}</thead><tbody>{}</tbody></table></div>').format(head, lines)

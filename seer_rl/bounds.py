@@ -1,0 +1,57 @@
+"""The values that a setting may have, written beside its type: `atoms: Annotated[int, Within(2)]`."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+MOST = 1e15  # no setting is larger
+
+
+@dataclass(frozen=True)
+class Within:
+    """From `least` on, up to `most`. beyond: `least` itself is too little."""
+
+    least: float
+    most: float = MOST
+    beyond: bool = False
+
+    def words(self) -> str:
+        """Say what is allowed."""
+        low = f"more than {self.least:g}" if self.beyond else f"at least {self.least:g}"
+        return low if self.most == MOST else f"{low} and at most {self.most:,g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is allowed; NaN never is."""
+        return (value > self.least if self.beyond else value >= self.least) and value <= self.most
+
+
+Count = Annotated[int, Within(1)]
+Steps = Annotated[int, Within(0)]
+Size = Annotated[int, Within(1, 100_000)]  # of something that is allocated
+Share = Annotated[float, Within(0, 1)]
+Rate = Annotated[float, Within(0, 1, beyond=True)]
+Positive = Annotated[float, Within(0, beyond=True)]
+NotNegative = Annotated[float, Within(0)]
+
+
+def check_bounds(settings: Any, prefix: str = "") -> None:
+    """Raise ValueError, naming the flag, for a number of a dataclass `settings` that is not within its bounds.
+
+    prefix: what stands before the names on the command line, such as "agent.".
+    """
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        value, bounds = getattr(settings, field.name), _bounds(hints[field.name])
+        if bounds is None or not isinstance(value, int | float):
+            continue
+        flag = f"--{prefix}{field.name.replace('_', '-')}"
+        if value > MOST:
+            raise ValueError(f"{flag} cannot be {value}: the most is {MOST:.0e}")
+        if not bounds.holds(value):
+            raise ValueError(f"{flag} must be {bounds.words()}, not {value}")
+
+
+def _bounds(hint: Any) -> Within | None:
+    """The bounds in a type, wherever in it they stand."""
+    found = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Within)]
+    inner = [bounds for part in getattr(hint, "__args__", ()) if (bounds := _bounds(part))]
+    return next(iter(found + inner), None)

@@ -1,0 +1,99 @@
+"""What reaches a person's terminal: our words as they are, other people's names without their tricks, and never an error.
+
+Names come from files, directories and environments that somebody else made. They may hold escape sequences that would redraw
+the screen, or line ends that would forge a line of ours. And whoever listens may go away: a closed pipe, a closed terminal, a
+full disk. A training must not end with it.
+"""
+
+import io
+import os
+import shlex
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+NARROWEST = 20  # columns: below, tables cannot be read anyway
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands around them
+
+
+def visible(text: str) -> str:
+    """Write control characters, line ends, changes of direction and undecodable bytes of `text` as escapes: ESC is \\x1b."""
+    if text.isprintable():
+        return text
+    hidden = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(
+        c.encode("unicode_escape", "surrogatepass").decode() if unicodedata.category(c) in hidden or c in DIRECTIONS else c
+        for c in text
+    )
+
+
+def quoted(path: Path) -> str:
+    """Write a path so that a shell takes it for one word, and no command takes it for an option."""
+    text = str(path)
+    if text.startswith("-"):
+        text = f"./{text}"
+    if visible(text) == text:
+        return shlex.quote(text)
+    plain = (chr(b) if 32 <= b < 127 and chr(b) not in "'\\" else f"\\x{b:02x}" for b in os.fsencode(text))
+    return f"$'{''.join(plain)}'"
+
+
+class Screen(Console):
+    """A terminal in which every text is shown as it is: no markup, no emoji codes, nothing hidden."""
+
+    def __init__(self, **options: Any) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdecimal() and int(columns) < NARROWEST:
+            options.setdefault("width", 80)
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a text of a string, as all of rich's printing does."""
+        return super().render_str(visible(text), **options)
+
+    def say(self, text: str) -> None:
+        """Print one line, however long."""
+        self.print(text, soft_wrap=True)
+
+
+class Undisturbed(io.FileIO):
+    """An output that goes on when nobody listens any more: what cannot be written is dropped."""
+
+    def write(self, data: Any) -> int:
+        """Write, or don't."""
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
+
+
+def undisturbed() -> None:
+    """Let nothing that befalls standard output and standard error be an error of this process.
+
+    Characters that they cannot encode become question marks. To be called once, by the commands, before anything is printed.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:  # closed ones would be given to the next file that is opened
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name, handle in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        encoding = stream.encoding if stream else "utf-8"
+        if stream:
+            stream.flush()
+        buffer = io.BufferedWriter(Undisturbed(handle, "wb", closefd=False))
+        setattr(sys, name, io.TextIOWrapper(buffer, encoding, errors="replace", line_buffering=True))
+
+
+def tell(text: object) -> None:
+    """Print one line of standard output."""
+    print(visible(str(text)), flush=True)
+
+
+def complain(text: str) -> None:
+    """Print a sentence about what went wrong, as one line of standard error."""
+    print(f"seer: {visible(text)}", file=sys.stderr, flush=True)
