@@ -48,8 +48,8 @@ class Screen(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[misc] (nobody sets it)
+    @property  # type: ignore[misc]  # rich's can be set, which nobody does
+    def size(self) -> ConsoleDimensions:
         """Its width and height; a terminal that says it is narrower than any word counts as an ordinary one."""
         width, height = super().size
         return ConsoleDimensions(width if width >= NARROWEST else 80, height)
