@@ -30,6 +30,7 @@ from seer_rl.config import TrainConfig
 from seer_rl.converge import Signals
 from seer_rl.drqv2 import DrQv2
 from seer_rl.envs import frames_in
+from seer_rl.files import Folder
 from seer_rl.logger import read as metrics
 from seer_rl.sac import SAC
 from seer_rl.terminal import Screen, tell
@@ -157,9 +158,11 @@ def probe(run: Path) -> Image:
     path = run / checkpoint.ANALYSIS / PROBE
     if path.exists():
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            with np.load(io.BytesIO(files.read(path)), allow_pickle=False) as file:
                 kept: Image = file["observations"]
-                return kept
+            if kept.dtype != np.uint8 or kept.ndim != 4 or not len(kept):
+                raise ValueError(f"it holds {kept.dtype} of the shape {kept.shape}")
+            return kept
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it, and other observations are taken") from error
     agent, env = build.trained(run, checkpoint.load_config(run))
@@ -170,7 +173,8 @@ def probe(run: Path) -> Image:
     stacked = np.stack(observations)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, observations=stacked)
-    files.write_atomically(path, buffer.getvalue())
+    with Folder(run) as folder, folder.inner(checkpoint.ANALYSIS) as inner:
+        inner.write(PROBE, buffer.getvalue())
     return stacked
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import tyro
 
-from seer_rl import plots, train
+from seer_rl import files, plots, train
 from seer_rl.config import AGENTS, TrainConfig
 from seer_rl.console import Display, summary
 from seer_rl.envs import FAMILIES
@@ -141,15 +141,10 @@ def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], N
             raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
         if not video.absolute().parent.is_dir():
             raise ValueError(f"there is no directory {video.parent}")
-        beside = video.with_name(f".{video.stem}.part.mp4")
-        writer = imageio.get_writer(beside, fps=frames_per_second, macro_block_size=2, quality=8)
-    try:
-        yield writer.append_data
-        writer.close()
-        beside.replace(video)
-    finally:
-        writer.close()
-        beside.unlink(missing_ok=True)
+    options: dict[str, Any] = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
+    with files.beside(video) as part, contextlib.closing(imageio.get_writer(part, **options)) as writer:
+        take: Callable[[Any], None] = writer.append_data
+        yield take
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
 from seer_rl.drqv2 import DrQv2Config
 from seer_rl.envs import EnvConfig
+from seer_rl.files import encodable
 from seer_rl.rainbow import RainbowConfig
 from seer_rl.sac import RADConfig, SACConfig
 
@@ -275,15 +276,6 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 def name_of(agent: AgentConfig) -> str:
     """The command line's name of the agent with these settings."""
     return next(name for name, kind in AGENTS.items() if type(agent) is kind)
-
-
-def encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8: names of files need not be."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def to_toml(config: TrainConfig) -> str:

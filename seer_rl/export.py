@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seer_rl import files
 from seer_rl.build import Agent
 
 TOLERANCE = 1e-4  # between the file's outputs and the agent's
@@ -47,14 +48,9 @@ def export(agent: Agent, env: gym.Env[Any, Any], path: Path, count: int = 200) -
         example = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
         program = torch.onnx.export(policy, (example,), dynamo=True, input_names=["obs"], output_names=names, verbose=False)
     assert program
-    beside = path.with_name(f".{path.stem}.part.onnx")
-    try:
-        program.save(beside)
-        found = verify(agent, beside, observations(env, count))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return found
+    with files.beside(path) as part:
+        program.save(part)
+        return verify(agent, part, observations(env, count))
 
 
 def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) -> tuple[float, float]:

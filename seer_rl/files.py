@@ -22,6 +22,15 @@ class Refused(OSError):
     """A file that is not what it must be, in a sentence."""
 
 
+def encodable(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: names of files need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read(path: Path) -> bytes:
     """Read a regular file, or a link to one. Raises OSError, and Refused for a directory, a pipe or a device."""
     with _regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path, "rb") as file:

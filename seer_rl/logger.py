@@ -8,6 +8,7 @@ import csv
 import io
 import os
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,11 @@ class Logger:
                 folder.write(name, (written or {}).get(name, HEADER.encode()), durable=False)
                 self._files[name] = folder.append(name)
         suffix = f".{secrets.token_hex(8)}"  # its name cannot be known before, so that no link can wait there
-        self._tensorboard = SummaryWriter(str(run_dir), purge_step=step + 1 if written else None, filename_suffix=suffix)
+        self._tensorboard: SummaryWriter | None = None
+        if files.encodable(str(run_dir)):
+            self._tensorboard = SummaryWriter(str(run_dir), purge_step=step + 1 if written else None, filename_suffix=suffix)
+        else:
+            warnings.warn("nothing is written for TensorBoard, which needs a directory whose name is UTF-8", stacklevel=2)
 
     def log(self, step: int, metrics: Mapping[str, float], clock: bool = False) -> None:
         """Write named numbers as of agent step `step`. clock: they depend on the machine. Raises OSError."""
@@ -42,8 +47,9 @@ class Logger:
         file = self._files[CLOCK if clock else METRICS]
         file.write(rows.getvalue().encode())
         file.flush()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
+        if self._tensorboard:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
 
     def written(self) -> dict[str, bytes]:
         """What the files hold now."""
@@ -52,7 +58,8 @@ class Logger:
 
     def sync(self) -> None:
         """Wait until everything is on the disk. Raises OSError."""
-        self._tensorboard.flush()
+        if self._tensorboard:
+            self._tensorboard.flush()
         for file in self._files.values():
             os.fsync(file.fileno())
 
@@ -63,8 +70,9 @@ class Logger:
         for file in self._files.values():
             with contextlib.suppress(OSError):  # a full disk was told of where the number was logged
                 file.close()
-        with contextlib.suppress(OSError):
-            self._tensorboard.close()
+        if self._tensorboard:
+            with contextlib.suppress(OSError):
+                self._tensorboard.close()
 
 
 def read(run_dir: Path, names: Sequence[str] = (METRICS, CLOCK)) -> dict[str, list[tuple[int, float]]]:

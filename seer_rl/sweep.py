@@ -25,7 +25,7 @@ from seer_rl.terminal import Screen, complain, quoted
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
 LINE_EVERY = 60.0  # seconds between lines about all runs where the output is no terminal
-BUSY_FOR = 120.0  # seconds to wait for another process to leave a run: one that was orphaned is writing its checkpoint
+BUSY_FOR = 5.0  # seconds until a run is tried again in which another process trains: another sweep's, or an orphan's
 
 HELP = """Train every combination of environments, agents, arms and seeds; called again, go on with what is unfinished.
 
@@ -132,7 +132,6 @@ class State:
         self.process: Process | None = None
         self.resumed_at: int | None = None  # newest checkpoint when it was last begun
         self.not_before = 0.0  # monotonic time of the next try
-        self.patience = math.inf  # monotonic time at which a directory that is busy counts as a failure
         self.is_done = rundir.ended_at(run_dir) == config.steps
         self.failure = ""
 
@@ -231,13 +230,12 @@ def run(states: list[State], start: Callable[[State], Process], jobs: int, show:
 def _ended(state: State, code: int, stopping: bool) -> None:
     """What the end of a run's process means for the run."""
     state.process = None
-    now = time.monotonic()
     if code == 0:
         state.is_done = True
     elif stopping:
         pass
-    elif code == worker.BUSY and now < (patience := min(state.patience, now + BUSY_FOR)):
-        state.patience, state.not_before = patience, now + 5
+    elif code == worker.BUSY:  # who trains in it brings it to its end
+        state.not_before = time.monotonic() + BUSY_FOR
     elif (code < 0 or code > 128) and checkpoint.newest(state.run_dir) != state.resumed_at:
         pass  # killed or stopped from outside, but further than the last time: it goes on
     else:

@@ -13,7 +13,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 NARROWEST = 20  # columns: below, tables cannot be read anyway
@@ -46,10 +46,13 @@ class Screen(Console):
     """A terminal in which every text is shown as it is: no markup, no emoji codes, nothing hidden."""
 
     def __init__(self, **options: Any) -> None:
-        columns = os.environ.get("COLUMNS", "")
-        if columns.isdecimal() and int(columns) < NARROWEST:
-            options.setdefault("width", 80)
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    @property  # type: ignore[misc]  # rich's can be set, which nobody does
+    def size(self) -> ConsoleDimensions:
+        """Its width and height; a terminal that says it is narrower than any word counts as an ordinary one."""
+        width, height = super().size
+        return ConsoleDimensions(width if width >= NARROWEST else 80, height)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make a text of a string, as all of rich's printing does."""

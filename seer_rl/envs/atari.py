@@ -18,6 +18,7 @@ STACK = 4
 SIZE = 84
 MAX_FRAMES = 108_000  # half an hour of play
 MAX_NOOPS = 30
+STALE_FRAMES = 200  # of play before a restore, whose picture no state that is restored will show by chance
 TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # the emulator ends the process where one is to play them
 
 
@@ -56,6 +57,7 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
         self.action_space = gym.spaces.Discrete(len(self._actions))
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
+        self._kept: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None  # last picture before a restore, that after it
         self._lives, self._score, self._steps = 0, 0.0, 0
         self._life_lost = False  # the episode ended with a life, the game goes on
 
@@ -110,20 +112,35 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
     def get_state(self) -> dict[str, Any]:
         """Everything that what follows depends on."""
         emulator = np.frombuffer(self._ale.cloneState(include_rng=True).serialize(), np.uint8)
-        own = {"lives": self._lives, "score": self._score, "steps": self._steps, "life_lost": self._life_lost}
+        own = {
+            "screen": self._screen.copy(),
+            "lives": self._lives,
+            "score": self._score,
+            "steps": self._steps,
+            "life_lost": self._life_lost,
+        }
         return {"emulator": emulator, "rng": self.np_random.bit_generator.state, **own}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` gave."""
         self._ale.reset_game()
-        self._ale.act(0)  # a console that has never shown a frame is not wholly restored
+        for i in range(STALE_FRAMES):  # a console that has never shown a frame is not wholly restored
+            self._ale.act(self._actions[i % len(self._actions)])
         self._ale.restoreState(self._state(state["emulator"].tobytes()))
+        if "screen" in state:  # version 0.1.0 did not save it
+            self._kept = state["screen"], self._ale.getScreenGrayscale()
         self.np_random.bit_generator.state = state["rng"]
         self._lives, self._score = state["lives"], state["score"]
         self._steps, self._life_lost = state["steps"], state["life_lost"]
 
     def _observe(self) -> NDArray[np.uint8]:
         self._ale.getScreenGrayscale(self._screen)
+        if self._kept is not None:
+            last, stale = self._kept
+            if np.array_equal(self._screen, stale):  # not drawn since the restore: a console's state has no picture
+                self._screen[...] = last
+            else:
+                self._kept = None
         return np.asarray(self._resize(self._screen, (SIZE, SIZE), interpolation=self._linear), np.uint8)
 
     def render(self) -> NDArray[np.uint8] | None:
