@@ -2,30 +2,47 @@
 
 A process of its own does once what the run will do: builds everything, updates on images, freezes, updates on embeddings,
 writes a checkpoint, draws the picture; with a replay that is just large enough. The most that it ever held, less that replay,
-is what the run needs beside its replay.
+is what the run needs beside its replay. The rehearsal itself keeps to the limit: it is a fork, so that what is loaded is in
+memory once, and it is ended where it takes more.
 """
 
 import contextlib
+import gc
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import psutil
 
 from seer_rl import build, checkpoint, plots, train
-from seer_rl.config import ReplayConfig, TrainConfig, check, from_toml, to_toml
+from seer_rl.compile import LOSSES
+from seer_rl.config import ReplayConfig, TrainConfig, check, name_of
 from seer_rl.console import size
 from seer_rl.converge import Watch
 from seer_rl.envs.apart import EnvironmentFailed
 from seer_rl.logger import Logger
+
+LOOK_EVERY = 0.02  # seconds between two looks at what a rehearsal holds
+FAILURES = (ValueError, ImportError, MemoryError, OSError, train.Fault, EnvironmentFailed)  # that say what to do
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run takes, in bytes."""
+
+    replay: int  # its replay; where the settings say "auto", one that holds every step
+    beside: int  # everything else
+    most: int = 0  # of what the rehearsal and this process held together
 
 
 def settle(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
@@ -39,17 +56,16 @@ def settle(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
         return config
     check(config)
     limit = config.memory_limit or available()
-    every_step = replay_bytes(replace(config, replay=replace(config.replay, memory=None)))
-    rest = beside_replay(config)
-    if automatic:
-        config = replace(config, replay=replace(config.replay, memory=max(1, min(every_step, limit - rest))))
-    replay = replay_bytes(config)
-    parts = f"replay {size(replay)}, everything else {size(rest)}"
-    if rest + replay > limit:
-        hint = f"--replay.memory {limit - rest} fits" if limit > rest else "even without a replay it does not fit"
-        raise ValueError(f"the run could take {size(rest + replay)} ({parts}), more than {size(limit)}: {hint}")
-    say(f"memory: at most {size(rest + replay)} ({parts}) of {size(limit)}")
-    return config
+    needs = rehearsed(config, limit)
+    replay = max(1, min(needs.replay, limit - needs.beside)) if automatic else needs.replay
+    if needs.beside + replay > limit:
+        parts = f"replay {size(replay)}, everything else {size(needs.beside)}"
+        left = limit - needs.beside
+        hint = f"--replay.memory {left} fits" if left > 0 else "even without a replay it does not fit"
+        raise ValueError(f"the run could take {size(needs.beside + replay)} ({parts}), more than {size(limit)}: {hint}")
+    most = max(needs.beside + replay, needs.most)
+    say(f"memory: at most {size(most)} (replay {size(replay)}, everything else {size(most - replay)}) of {size(limit)}")
+    return replace(config, replay=replace(config.replay, memory=replay)) if automatic else config
 
 
 def available(root: Path = Path("/")) -> int:
@@ -108,49 +124,111 @@ def _reclaimable(group: Path, name: str) -> int:
         return 0
 
 
-def replay_bytes(config: TrainConfig) -> int:
-    """What the run's replay can take."""
-    if isinstance(config.replay.memory, int):
-        return config.replay.memory
-    with contextlib.closing(build.make_env(config, training=True)) as env:
-        return build.make_replay(config, env, build.make_agent(config, env, seed=0), seed=0).memory
+# ---- the rehearsal ---------------------------------------------------------------------------------------------------
 
 
-def beside_replay(config: TrainConfig) -> int:
-    """Bytes that the run takes beside its replay, by a rehearsal. Raises ValueError with its last words if that fails."""
-    settings = to_toml(replace(config, replay=replace(config.replay, memory=None), memory_limit=None, run_dir=None))
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "seer_rl.memory", settings],
-        stdin=subprocess.PIPE,  # it stops when this ends, however we do
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # this very package, wherever it was found
-    ) as process:
-        assert process.stdout
-        assert process.stderr
-        said = process.stderr.read()  # a few lines: it prints nothing else before its end
-        found = process.stdout.read()
-    if process.returncode < 0:
-        why = " (the system's memory, or that of its control group, was full)" if process.returncode == -signal.SIGKILL else ""
-        raise ValueError(
-            f"the rehearsal of the run's memory was ended by {signal.Signals(-process.returncode).name}{why}: "
-            "ask for less, or train without --memory-limit"
-        )
-    if process.returncode:
-        raise ValueError((said.strip().splitlines() or ["the rehearsal of the run's memory failed"])[-1].removeprefix("seer: "))
-    return int(found)
+def rehearsed(config: TrainConfig, limit: int) -> Needs:
+    """What a run with these settings takes. The rehearsal takes at most `limit` bytes, together with this process.
+
+    Raises ValueError, in a sentence, where it would take more, or fails. However this process ends, the rehearsal ends with
+    it, and what it has written is removed. To be called before this process computes anything: PyTorch's threads do not
+    survive a fork.
+    """
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    ours, theirs = context.Pipe()
+    with tempfile.TemporaryDirectory(prefix="seer-rl-", ignore_cleanup_errors=True) as directory, ours:
+        process = context.Process(target=_perform, args=(config, Path(directory), theirs, ours))  # type: ignore[attr-defined]
+        gc.freeze()  # or the other's garbage collector writes to what is shared, and so copies it
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads
+                process.start()
+        finally:
+            gc.unfreeze()
+        theirs.close()
+        try:
+            most, scale = 0, Scale()
+            while not wait([process.sentinel], LOOK_EVERY):
+                held = scale.held([os.getpid(), *family(process.pid)], exactly_above=limit)
+                most = max(most, held)
+                if held > limit:
+                    compiles = config.compile and name_of(config.agent) in LOSSES
+                    less = "--no-compile takes less" if compiles else "ask for smaller networks or batches"
+                    raise ValueError(
+                        f"the run takes more than {size(limit)}, however small its replay (its rehearsal was ended at "
+                        f"{size(held)}): {less}, or allow more"
+                    )
+            process.join()
+            answer = _answer(ours)
+        finally:
+            process.kill()
+            process.join()
+            with contextlib.suppress(ProcessLookupError):  # its environment's process, and a compiler's
+                os.killpg(process.pid, signal.SIGKILL)
+    if isinstance(answer, Needs):
+        return replace(answer, most=most)
+    if answer is None:
+        code = process.exitcode
+        why = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        full = ", as the system does where its memory, or that of a control group, is full" if code == -signal.SIGKILL else ""
+        answer = f"was ended {why}{full}, when it held {size(most)}: ask for less, or train without --memory-limit"
+        raise ValueError(f"the rehearsal of the run's memory {answer}")
+    raise ValueError(answer)
 
 
-def rehearse(config: TrainConfig, directory: Path) -> int:
-    """Do once what the run will do; return the bytes held beside the replay when most were."""
+def _answer(pipe: Connection) -> Needs | str | None:
+    """What the rehearsal sent; None if it could not."""
+    try:
+        answer: Needs | str = pipe.recv()
+        return answer
+    except (EOFError, OSError):
+        return None
+
+
+def _perform(config: TrainConfig, directory: Path, answers: Connection, parents: Connection) -> None:
+    """The rehearsal's own process: sends what is needed, or a sentence that says why nobody knows."""
+    parents.close()
+    os.setsid()  # signals of the terminal are for the parent; and what we start can be ended with us
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for handle in (1, 2):
+        os.dup2(nowhere, handle)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(directory)  # for everybody who writes files beside ours
+
+    def end_with_parent() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            answers.recv()  # nothing ever comes, but the end
+        shutil.rmtree(directory, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    answer: Needs | str
+    try:
+        answer = rehearse(config, directory)
+    except FAILURES as error:
+        answer = str(error)
+    except Exception as error:  # of many kinds, by PyTorch
+        first = str(error).strip().partition("\n")[0]
+        answer = f"the rehearsal of the run's memory failed: {type(error).__name__}: {first}"
+    answers.send(answer)
+
+
+def rehearse(config: TrainConfig, directory: Path) -> Needs:
+    """Do once what the run will do; return what was held beside the replay when most was."""
     agent, frozen = config.agent, config.seer.freeze_step is not None
     batch = max(agent.batch_size, config.seer.batch_size or 0)
-    small = ReplayConfig(capacity=8 * batch + agent.n_step + 8, priority_exponent=config.replay.priority_exponent)
+    every = replace(config.replay, memory=None if config.replay.memory == "auto" else config.replay.memory)
+    least = ReplayConfig(priority_exponent=config.replay.priority_exponent)
+    with contextlib.closing(build.make_env(config, training=True)) as env:
+        built = build.make_agent(config, env, seed=0)
+        sizes = [
+            build.make_replay(one, env, built, seed=0).memory
+            for one in (replace(config, replay=every), replace(config, replay=least, steps=batch + 8))
+        ]
+        del built
     seer = replace(config.seer, freeze_step=0 if frozen else None, earliest=None, latest=None)
-    run = train.Run(replace(config, steps=10**6, replay=small, seer=seer, run_dir=directory / "run"))
+    small = replace(least, memory=sizes[1])
+    steps = max(config.steps, 10**6)  # no setting lies beyond
+    run = train.Run(replace(config, steps=steps, replay=small, seer=seer, memory_limit=None, run_dir=directory / "run"))
     (directory / "run").mkdir()
     with Logger(directory / "run") as logger:
         run.env = build.start_env(config)
@@ -179,38 +257,58 @@ def rehearse(config: TrainConfig, directory: Path) -> int:
         plots.curves([run.run_dir], run.run_dir / "curves.png")
     held = sum(most_held(process.pid) for process in run.processes())
     run.close()
-    return held - run.replay.nbytes
+    return Needs(sizes[0], held - run.replay.nbytes)
+
+
+# ---- what processes hold ---------------------------------------------------------------------------------------------
 
 
 def most_held(pid: int) -> int:
     """Most bytes that a process ever held at once."""
-    status = Path(f"/proc/{pid}/status")
-    if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text("utf-8"))
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
         return int(found[1]) * 1024 if found else 0
-    return int(psutil.Process(pid).memory_info().rss)
+    except OSError:
+        return int(psutil.Process(pid).memory_info().rss)
 
 
-def main() -> None:
-    """The rehearsal's own process: prints the number of bytes."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what its parent does is what counts
-        signal.signal(name, signal.SIG_IGN)
-    with tempfile.TemporaryDirectory() as directory:
+class Scale:
+    """Weighs processes again and again. What they share is asked for, which is slow, only when they have changed much."""
 
-        def stop_with_parent() -> None:
-            sys.stdin.buffer.read()
-            shutil.rmtree(directory, ignore_errors=True)
-            os._exit(1)
+    AGAIN = 8 << 20  # bytes of a change
 
-        threading.Thread(target=stop_with_parent, daemon=True).start()
-        try:
-            held = rehearse(from_toml(sys.argv[1]), Path(directory))
-        except (ValueError, ImportError, MemoryError, OSError, train.Fault, EnvironmentFailed) as error:
-            print(f"seer: {error}", file=sys.stderr)
-            held = None
-    print(held, flush=True)
-    os._exit(held is None)  # a thread waits for the end of stdin
+    def __init__(self) -> None:
+        self._resident = self._shared = 0  # when it was last asked for
+
+    def held(self, pids: Iterable[int], exactly_above: int) -> int:
+        """Bytes that the processes hold together. What comes out as more than `exactly_above` has been asked for."""
+        pids = list(pids)
+        resident = sum(map(_resident, pids))
+        if abs(resident - self._resident) > self.AGAIN or resident - self._shared > exactly_above:
+            self._resident, self._shared = resident, resident - sum(map(proportional, pids))
+        return resident - self._shared
 
 
-if __name__ == "__main__":
-    main()
+def proportional(pid: int) -> int:
+    """Bytes that a process holds, with its part of what several hold together; 0 once it is gone."""
+    try:
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8"), re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
+    except OSError:
+        return _resident(pid)
+
+
+def _resident(pid: int) -> int:
+    """The same, with all of what several hold together."""
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process, those that it has begun, those that they have begun, and so on."""
+    yield pid
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # gone in between
+            for child in (thread / "children").read_text("utf-8").split():
+                yield from family(int(child))
