@@ -16,7 +16,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from seer_rl import plots, train
+from seer_rl import files, plots, train
 from seer_rl.config import AGENTS, TrainConfig
 from seer_rl.console import Display, summary
 from seer_rl.presets import PRESETS, configure
@@ -70,6 +70,17 @@ def read(settings: Any, command: str, arguments: list[str], **options: Any) -> A
         raise Mistake(f"{sentence.replace('Error parsing', 'cannot read')} (seer {command} --help)") from None
 
 
+def writable(output: Path, *suffixes: str) -> Path:
+    """Give `output` back. Raises ValueError, before any work is done, where no file of such a name can be put."""
+    if suffixes and output.suffix.lower() not in suffixes:
+        raise ValueError(f"{output} must end in {' or '.join(suffixes)}")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"there is no directory {output.parent}")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"{output} is {'a directory' if output.is_dir() else 'no regular file'}: name a file")
+    return output
+
+
 def parse(arguments: list[str]) -> TrainConfig:
     """The settings that a command line asks for: those of the agent and the preset, then what it changes."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -119,7 +130,7 @@ def drive(run: train.Run, console: Console, display: Display) -> None:
     try:
         plots.curves([run.run_dir], run.run_dir / "curves.png")
         say(f"curves: {run.run_dir / 'curves.png'}")
-    except ImportError as error:
+    except (ImportError, ValueError, OSError) as error:  # what was trained is there all the same
         say(f"note: {error}")
     say(f"again: seer eval {run.run_dir}   film: seer play {run.run_dir} --video out.mp4")
 
@@ -127,24 +138,17 @@ def drive(run: train.Run, console: Console, display: Display) -> None:
 @contextlib.contextmanager
 def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], None]]:
     """Write a film, frame by frame [H, W, 3] uint8; the file appears once it is whole. Needs the extra [video]."""
-    with mistakes():
-        if video.suffix != ".mp4":
-            raise ValueError(f"{video} must end in .mp4")
-        try:
-            import imageio.v2 as imageio
-        except ImportError as error:
-            raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
-        if not video.absolute().parent.is_dir():
-            raise ValueError(f"there is no directory {video.parent}")
-        beside = video.with_name(f".{video.stem}.part.mp4")
-        writer = imageio.get_writer(beside, fps=frames_per_second, macro_block_size=2, quality=8)
-    try:
+    with contextlib.ExitStack() as open_until_the_end:
+        with mistakes():
+            writable(video, ".mp4")
+            try:
+                import imageio.v2 as imageio
+            except ImportError as error:
+                raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
+            beside = open_until_the_end.enter_context(files.beside(video))
+            writer = imageio.get_writer(beside, fps=frames_per_second, macro_block_size=2, quality=8)
+        open_until_the_end.callback(writer.close)
         yield writer.append_data
-        writer.close()
-        beside.replace(video)
-    finally:
-        writer.close()
-        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
