@@ -31,7 +31,7 @@ from seer_rl import (
     transfer,
 )
 from seer_rl.bounds import MOST
-from seer_rl.cli import Ended, Mistake, drive, filming, mistakes, parse, read
+from seer_rl.cli import Ended, Mistake, drive, filming, mistakes, parse, read, writable
 from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
 from seer_rl.envs.apart import EnvironmentFailed
@@ -194,6 +194,7 @@ def export_(arguments: list[str]) -> None:
     with mistakes():
         if output.suffix not in (".safetensors", ".onnx"):
             raise ValueError(f"{output} must end in .safetensors (the encoder) or .onnx (the policy)")
+        writable(output)
         config = checkpoint.load_config(run)
         agent, env = build.trained(run, config)
         with contextlib.closing(env):
@@ -215,11 +216,11 @@ def plot_(arguments: list[str]) -> None:
     def settings(
         runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("curves.png")
     ) -> tuple[tuple[Path, ...], Path]:
-        """Draw return over steps and over FLOPs, memory and speed of runs into one PNG.
+        """Draw return over steps and over FLOPs, memory and speed of runs into one picture.
 
         Args:
             runs: Run directories.
-            output: File to write.
+            output: Picture to write, PNG or PDF.
         """
         return runs, output
 
@@ -227,7 +228,7 @@ def plot_(arguments: list[str]) -> None:
     with mistakes():
         if not runs:
             raise ValueError("name at least one run directory")
-        plots.curves(runs, output)
+        plots.curves(runs, writable(output, *plots.KINDS))
     tell(output)
 
 
@@ -251,16 +252,20 @@ def report_(arguments: list[str]) -> None:
         return runs, output, film, watch, every
 
     runs, output, film, watch, every = read(settings, "report", arguments)
-    notes = Screen(stderr=True)
+
+    def note(text: str) -> None:
+        Screen(stderr=True).say(f"note: {text}")
+
     with mistakes():
         if not runs:
             raise ValueError("name at least one directory of runs")
         if every < 1:
             raise ValueError(f"--every must be at least 1, not {every}")
+        writable(output)
         while True:
-            found = results.find(runs, lambda text: notes.say(f"note: {text}"))
+            found = results.find(runs, note)
             going = watch and not all(result.has_ended for result in found)
-            report.write(found, output, ["report", *arguments], film and not going, every if going else None)
+            report.write(found, output, ["report", *arguments], note, film and not going, every if going else None)
             tell(f"{output}: {sum(r.has_ended for r in found)} of {len(found)} runs done")
             if not going:
                 return

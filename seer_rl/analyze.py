@@ -7,6 +7,8 @@ third needs a training with --seer.freeze auto.
 
 import csv
 import io
+import math
+import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -22,21 +24,24 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch.nn import functional as F
 
-from seer_rl import build, checkpoint, files, train
+from seer_rl import build, checkpoint, files, plots, train
 from seer_rl.analysis import linear_cka, record, spatial_attention, svcca, units
 from seer_rl.augment import center_crop
-from seer_rl.cli import Mistake, filming, mistakes, read
+from seer_rl.cli import Mistake, filming, mistakes, read, writable
 from seer_rl.config import TrainConfig
 from seer_rl.converge import Signals
 from seer_rl.drqv2 import DrQv2
 from seer_rl.envs import frames_in
 from seer_rl.files import Folder
+from seer_rl.logger import METRICS
 from seer_rl.logger import read as metrics
+from seer_rl.results import LARGEST
 from seer_rl.sac import SAC
 from seer_rl.terminal import Screen, tell
 
 PROBE = "probe.npz"  # beside the snapshots
 OBSERVATIONS = 1000  # in it; they differ in every frame of their stack
+LEAST = 10  # of them, or nothing can be compared
 SEED = 0  # of the games that they are from
 ROWS = 20_000  # samples of a layer that are compared, at most: positions of convolutions, drawn once
 COLUMNS = 8  # of attention's picture, at most
@@ -79,7 +84,7 @@ def attention_(arguments: list[str]) -> None:
         config = checkpoint.load_config(run)
         output = picture(output or run / "attention.png")
         rows = attention(run, frames, layer)
-        draw_attention(rows, output, f"Attention of {rows[0].layer}: {config.env}")
+        draw_attention(rows, output, f"Attention of {rows[0].layer}: {plots.text(config.env)}")
     tell(output)
     if video:
         film_attention(run, rows[0].layer, video)
@@ -138,34 +143,25 @@ def signals_(arguments: list[str]) -> None:
 
 
 def picture(output: Path) -> Path:
-    """`output`. Raises ValueError if it cannot be a picture, ImportError without the extra [report]."""
+    """Give `output` back. Raises ValueError if it cannot be a picture, ImportError without the extra [report]."""
     try:
         import matplotlib  # noqa: F401 (to say so before the work)
     except ImportError as error:
         raise ImportError("pictures need the extra [report]: pip install 'seer-rl[report]'") from error
-    if output.suffix not in (".png", ".pdf"):
-        raise ValueError(f"{output} must end in .png or .pdf")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"there is no directory {output.parent}")
-    return output
+    return writable(output, *plots.KINDS)
 
 
 # ---- what is looked at ---------------------------------------------------------------------------------------------
 
 
 def probe(run: Path) -> Image:
-    """The observations [n, C, H, W] kept with a run; taken now if this is the first look."""
-    path = run / checkpoint.ANALYSIS / PROBE
-    if path.exists():
-        try:
-            with np.load(io.BytesIO(files.read(path)), allow_pickle=False) as file:
-                kept: Image = file["observations"]
-            if kept.dtype != np.uint8 or kept.ndim != 4 or not len(kept):
-                raise ValueError(f"it holds {kept.dtype} of the shape {kept.shape}")
-            return kept
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}): remove it, and other observations are taken") from error
-    agent, env = build.trained(run, checkpoint.load_config(run))
+    """The observations [n, C, H, W] kept with a run; taken now if this is the first look. Raises ValueError and OSError."""
+    path, config = run / checkpoint.ANALYSIS / PROBE, checkpoint.load_config(run)
+    if os.path.lexists(path):
+        with closing(build.make_env(config, training=False)) as env:
+            assert env.observation_space.shape
+            return kept(path, env.observation_space.shape)
+    agent, env = build.trained(run, config)
     with closing(env):
         half = OBSERVATIONS // 2
         env.action_space.seed(SEED)
@@ -173,9 +169,27 @@ def probe(run: Path) -> Image:
     stacked = np.stack(observations)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, observations=stacked)
-    with Folder(run) as folder, folder.inner(checkpoint.ANALYSIS) as inner:
-        inner.write(PROBE, buffer.getvalue())
+    with Folder(run) as folder, folder.inner(checkpoint.ANALYSIS) as analysis:
+        analysis.write(PROBE, buffer.getvalue())
     return stacked
+
+
+def kept(path: Path, shape: tuple[int, ...]) -> Image:
+    """Read observations of this shape from a file. Raises ValueError, in a sentence, if there are none."""
+    most = 10 * OBSERVATIONS * math.prod(shape)  # bytes: a few of a file may stand for any number
+    try:
+        data = io.BytesIO(files.read(path))
+        with zipfile.ZipFile(data) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > most:
+                raise ValueError(f"it would unpack to more than {most:,} bytes")
+        data.seek(0)
+        with np.load(data, allow_pickle=False) as file:
+            observations: Image = file["observations"]
+        if observations.dtype != np.uint8 or observations.shape[1:] != shape or len(observations) < LEAST:
+            raise ValueError(f"it holds {observations.dtype} {observations.shape}, not a thousand images of {shape}")
+    except Exception as error:  # zipfile, zlib and NumPy have a dozen kinds of errors for a file that is not theirs
+        raise ValueError(f"{path} is damaged ({error}): remove it, and other observations are taken") from error
+    return observations
 
 
 def seen(act: Any, env: gym.Env[Any, Any], count: int) -> list[Image]:
@@ -199,7 +213,10 @@ def shown(steps: Sequence[int], what: str) -> Iterable[int]:
 
 
 def activations(agent: build.Agent, observations: Image) -> dict[str, torch.Tensor]:
-    """Of every layer, by name, at `observations` [n, C, H, W], as the agent acts on them."""
+    """Of every layer, by name, at `observations` [n, C, H, W], as the agent acts on them.
+
+    Raises ValueError where they are not finite.
+    """
     obs = torch.from_numpy(observations)
 
     def act() -> None:
@@ -207,7 +224,10 @@ def activations(agent: build.Agent, observations: Image) -> dict[str, torch.Tens
         if isinstance(agent, SAC | DrQv2):  # whose policy asks no critic
             agent.critic(agent.seen(obs)[1], action)
 
-    return record(agent, act)
+    found = record(agent, act)
+    if broken := [name for name, x in found.items() if not x.isfinite().all()]:
+        raise ValueError(f"{broken[0]} gives numbers that are not finite: these weights are no agent's")
+    return found
 
 
 def at(run: Path, step: int, agent: build.Agent, config: TrainConfig) -> build.Agent:
@@ -247,7 +267,7 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None)
     layer = of_map(agent, observations[:1], layer)
     maps = [spatial_attention(activations(at(run, step, agent, config), observations)[layer]).numpy() for step in steps]
     return [
-        Row(f"{config.env}, {number}", layer, as_seen(agent, obs), steps, [one[i] for one in maps])
+        Row(f"{plots.text(config.env)}, {number}", layer, as_seen(agent, obs), steps, [one[i] for one in maps])
         for i, (number, obs) in enumerate(zip(chosen, observations, strict=True))
     ]
 
@@ -295,7 +315,7 @@ def draw_attention(rows: list[Row], output: Path, title: str) -> None:
             axis.imshow(overlaid(row.image, one))
             axis.set_title(f"step {step:,}", fontsize=6)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(output, dpi=150)
+    plots.write(figure, output, dpi=150)
 
 
 def film_attention(run: Path, layer: str, video: Path) -> None:
@@ -394,8 +414,8 @@ def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> Non
             axis.set_ylim(top=1.005)
             axis.set_xlim(left=0)
         axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.suptitle(checkpoint.load_config(run).env, fontsize=9)
-        figure.savefig(output, dpi=130)
+        figure.suptitle(plots.text(checkpoint.load_config(run).env), fontsize=9)
+        plots.write(figure, output)
 
 
 # ---- signals -------------------------------------------------------------------------------------------------------
@@ -418,8 +438,14 @@ def recorded(run: Path) -> list[Signals]:
     found = metrics(run)
     if "seer/cka" not in found:
         raise ValueError(f"{run} has no signals of convergence: train it with --seer.freeze auto")
-    columns = {name: dict(found[f"seer/{name}"]) for name in PANELS}
-    return [Signals(step, **{name: column[step] for name, column in columns.items()}) for step, _ in found["seer/cka"]]
+    columns = {name: dict(found.get(f"seer/{name}", [])) for name in PANELS}
+    steps = list(columns["cka"])
+    for name, column in columns.items():
+        if list(column) != steps:
+            raise ValueError(f"{run / METRICS} is damaged: it has not as many values of seer/{name} as of seer/cka")
+        if any(abs(value) > LARGEST for value in column.values()):  # NaN is a gap in a picture
+            raise ValueError(f"{run / METRICS} cannot be meant: a value of seer/{name} is larger than float32 can be")
+    return [Signals(step, **{name: column[step] for name, column in columns.items()}) for step in steps]
 
 
 def frozen_at(run: Path) -> dict[str, int]:
@@ -462,9 +488,9 @@ def draw_signals(columns: Sequence[Column], output: Path) -> None:
                 if j == 0:
                     axis.set_ylabel(PANELS[row][0] if row in PANELS else "CKA with\nthe last")
                 axis.set_xlim(left=0)
-            axes[0, j].set_title(column.title, fontsize=9)
+            axes[0, j].set_title(plots.text(column.title), fontsize=9)
             axes[-1, j].set_xlabel("agent steps")
         lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines() if line.get_label() in names}
         if names:
             figure.legend([lines[name] for name in names], names, loc="outside lower center", ncols=len(names), frameon=False)
-        figure.savefig(output, dpi=130)
+        plots.write(figure, output)

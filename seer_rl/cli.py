@@ -71,6 +71,17 @@ def read(settings: Any, command: str, arguments: list[str], **options: Any) -> A
         raise Mistake(f"{sentence.replace('Error parsing', 'cannot read')} (seer {command} --help)") from None
 
 
+def writable(output: Path, *suffixes: str) -> Path:
+    """Give `output` back. Raises ValueError, before any work is done, where no file of such a name can be put."""
+    if suffixes and output.suffix.lower() not in suffixes:
+        raise ValueError(f"{output} must end in {' or '.join(suffixes)}")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"there is no directory {output.parent}")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"{output} is {'a directory' if output.is_dir() else 'no regular file'}: name a file")
+    return output
+
+
 def parse(arguments: list[str]) -> TrainConfig:
     """The settings that a command line asks for: those of the agent and the preset, then what it changes."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -132,17 +143,17 @@ def drive(run: train.Run, console: Screen, display: Display) -> None:
 @contextlib.contextmanager
 def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], None]]:
     """Write a film, frame by frame [H, W, 3] uint8; the file appears once it is whole. Needs the extra [video]."""
-    with mistakes():
-        if video.suffix != ".mp4":
-            raise ValueError(f"{video} must end in .mp4")
-        try:
-            import imageio.v2 as imageio
-        except ImportError as error:
-            raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
-        if not video.absolute().parent.is_dir():
-            raise ValueError(f"there is no directory {video.parent}")
-    options: dict[str, Any] = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
-    with files.beside(video) as part, contextlib.closing(imageio.get_writer(part, **options)) as writer:
+    with contextlib.ExitStack() as open_until_the_end:
+        with mistakes():
+            writable(video, ".mp4")
+            try:
+                import imageio.v2 as imageio
+            except ImportError as error:
+                raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
+            part = open_until_the_end.enter_context(files.beside(video))
+            options: dict[str, Any] = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
+            writer = imageio.get_writer(part, **options)
+        open_until_the_end.callback(writer.close)
         take: Callable[[Any], None] = writer.append_data
         yield take
 

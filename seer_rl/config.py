@@ -309,7 +309,7 @@ def from_toml(text: str) -> TrainConfig:
             built["run_dir"] = Path(settings.pop("run_dir"))
         config: TrainConfig = _build(TrainConfig, settings | built)
         return config
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not the settings of a run ({error})") from error
 
 
@@ -330,5 +330,5 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_args(hint):
         return any(_fits(value, choice) for choice in get_args(hint))
     if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool)
+        return isinstance(value, int | hint) and not isinstance(value, bool) and not abs(value) > 2**64
     return isinstance(value, hint)

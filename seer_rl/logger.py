@@ -20,6 +20,7 @@ from seer_rl.files import Folder
 
 METRICS, CLOCK = "metrics.csv", "clock.csv"
 HEADER = "step,name,value\r\n"
+MOST = 10**15  # no run has more steps
 
 
 class Logger:
@@ -76,13 +77,27 @@ class Logger:
 
 
 def read(run_dir: Path, names: Sequence[str] = (METRICS, CLOCK)) -> dict[str, list[tuple[int, float]]]:
-    """Every metric of a run as (step, value) pairs. Raises ValueError if its files are missing or damaged."""
+    """Read every metric of a run as (step, value) pairs, whose steps never fall.
+
+    Raises ValueError, in a sentence, if the run's files are missing or damaged.
+    """
     metrics: dict[str, list[tuple[int, float]]] = {}
     for name in names:
         path = run_dir / name
         try:
-            for row in csv.DictReader(io.StringIO(files.read(path).decode(), newline="")):
-                metrics.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
-        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+            text = files.read(path).decode()
+            rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+            if next(rows, None) != HEADER.strip().split(","):
+                raise ValueError(f"it does not begin with {HEADER.strip()}")
+            if not text.endswith("\n"):
+                raise ValueError("its last line is torn")
+            for at, metric, value in rows:
+                step, series = int(at), metrics.setdefault(metric, [])
+                if not 0 <= step <= MOST:
+                    raise ValueError(f"{metric[:80]!r} has a step that cannot be, {step:,}")
+                if series and step < series[-1][0]:
+                    raise ValueError(f"{metric[:80]!r} goes back from step {series[-1][0]:,} to {step:,}")
+                series.append((step, float(value)))
+        except (OSError, ValueError, csv.Error) as error:
             raise ValueError(f"{path} is not a readable list of metrics: {error}") from error
     return metrics

@@ -1,7 +1,7 @@
 """What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seer_rl import checkpoint
+from seer_rl import checkpoint, envs, logger
 from seer_rl.config import TrainConfig, flat, name_of
-from seer_rl.logger import METRICS, read
 
 Array = NDArray[np.float64]
 Axis = Literal["steps", "flops", "seconds", "bytes"]
+SHOWN = ("eval/return", "eval/random_return", "compute/flops", "charts/seconds", "charts/SPS", "charts/process_bytes",
+         "replay/bytes", "seer/freeze_step")  # fmt: skip
+LARGEST = float(np.finfo(np.float32).max)  # of what is shown
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,30 @@ class Result:
         xs = self.along(axis, self.steps)
         return float(np.interp(x, xs, self.returns)) if xs[0] <= x <= xs[-1] else None
 
+    @cached_property
+    def trained(self) -> set[int]:
+        """Steps at which there were updates, among those that were logged."""
+        return {step for name, series in self.metrics.items() if name.startswith("losses/") for step, _ in series}
+
     def speeds(self) -> tuple[float | None, float | None]:
         """Agent steps per second at the end of the phase on images, and of that on embeddings."""
-        trained = {step for name, series in self.metrics.items() if name.startswith("losses/") for step, _ in series}
         freeze = self.freeze_step if self.freeze_step is not None else float("inf")
-        speeds = [(step, value) for step, value in self.metrics.get("charts/SPS", []) if step in trained]
+        speeds = [(step, value) for step, value in self.metrics.get("charts/SPS", []) if step in self.trained]
         before = [value for step, value in speeds if step <= freeze]
         after = [value for step, value in speeds if step > freeze]
         return (before[-1] if before else None), (after[-1] if after else None)
+
+
+def read(run_dir: Path) -> Result:
+    """Read a run. Raises ValueError, in a sentence, where a file of it is damaged or holds numbers that cannot be."""
+    config = checkpoint.load_config(run_dir)
+    begun = os.path.lexists(run_dir / logger.METRICS)  # of a sweep there are runs that have not
+    metrics = logger.read(run_dir) if begun else {}
+    for name in SHOWN:
+        for step, value in metrics.get(name, []):
+            if not abs(value) <= LARGEST:  # nor is NaN
+                raise ValueError(f"{run_dir / logger.METRICS} cannot be meant: {name} is {value:g} at step {step:,}")
+    return Result(run_dir, config, {name: list(dict(series).items()) for name, series in metrics.items()})
 
 
 def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
@@ -98,20 +116,19 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
 
     Raises ValueError where there are none.
     """
-    run_dirs: dict[Path, None] = {}
+    run_dirs: dict[str, Path] = {}  # each once, whatever links lead to it
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise ValueError(f"{path} is no directory of runs")
-        found = sorted(_run_dirs(path, say))
+        found = _run_dirs(path, say)
         if not found:
             raise ValueError(f"{path} holds no runs: those have a {checkpoint.CONFIG}")
-        run_dirs |= dict.fromkeys(found)
+        for run_dir in found:
+            run_dirs.setdefault(os.path.realpath(run_dir), run_dir)
     results = []
-    for run_dir in run_dirs:
+    for run_dir in run_dirs.values():
         try:
-            config = checkpoint.load_config(run_dir)
-            metrics = read(run_dir) if (run_dir / METRICS).exists() else {}  # of a sweep, and not begun yet
-            results.append(Result(run_dir, config, metrics))
+            results.append(read(run_dir))
         except ValueError as error:
             say(f"left out: {error}")
     if not results:
@@ -119,27 +136,54 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
     return results
 
 
-def _run_dirs(path: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """Run directories at or below `path`, each once, those behind links too. What cannot be listed is named through `say`."""
-    seen: set[str] = set()
-    for directory, inner, names in os.walk(path, onerror=lambda error: say(f"left out: {error}"), followlinks=True):
-        if (real := os.path.realpath(directory)) in seen:  # a second way here, or a link to a directory above
-            inner.clear()
+def _run_dirs(top: Path, say: Callable[[str], None]) -> list[Path]:
+    """List every directory with settings at or below `top`, and every link there to one.
+
+    Other links are not followed, for they may lead round in a circle or out into the whole disk. They are said, and so is what
+    cannot be read.
+    """
+    found: dict[str, Path] = {}
+    linked: list[Path] = []
+    pending = [top]
+    while pending:
+        here = pending.pop()
+        try:
+            with os.scandir(here) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            say(f"left out: {here} cannot be read ({error.strerror})")
             continue
-        seen.add(real)
-        if checkpoint.CONFIG in names:
-            yield Path(directory)
+        for entry in entries:
+            path = here / entry.name
+            if entry.name == checkpoint.CONFIG:
+                found[os.path.realpath(here)] = here
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif entry.is_symlink() and os.path.lexists(path / checkpoint.CONFIG):
+                linked.append(path)
+            elif entry.is_symlink() and os.path.isdir(path):
+                say(f"left out: {path} is a link to a directory that is no run: name that one, if runs lie in it")
+            elif entry.is_symlink() and not os.path.exists(path) and not entry.name.startswith("."):
+                say(f"left out: {path} is a link to nothing that can be reached")
+    for path in sorted(linked):
+        found.setdefault(os.path.realpath(path), path)
+    return sorted(found.values())
 
 
 def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
-    """Runs by environment, and in it by what their settings are called; with the agent's name where there are several."""
+    """Runs by environment, and in it by what their settings are called; with the agent's name where there are several.
+
+    An environment is called as the first of its runs spells it.
+    """
     results = list(results)
+    names: dict[str, str] = {}
     agents: dict[str, set[str]] = {}
     for result in results:
-        agents.setdefault(result.config.env, set()).add(result.agent)
+        env = names.setdefault(envs.canonical(result.config.env), result.config.env)
+        agents.setdefault(env, set()).add(result.agent)
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        env = result.config.env
+        env = names[envs.canonical(result.config.env)]
         label = f"{result.agent}, {result.label}" if len(agents[env]) > 1 else result.label
         groups.setdefault(env, {}).setdefault(label, []).append(result)
     return groups

@@ -101,7 +101,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("eval", "PATH"),
         ("play nowhere --video x.mp4", "is no run"),
         ("plot", "at least one"),
-        ("plot nowhere", "not a readable list of metrics"),
+        ("plot nowhere", "is no run"),
         ("frobnicate", "there is no command"),
     ],
 )

@@ -19,7 +19,6 @@ FLOORS = [
         "codec",
         "flops",
         "logger",
-        "plots",
         "stats",
         "envs",
         "envs.atari",
@@ -27,7 +26,7 @@ FLOORS = [
         "envs.apart",
     },
     {"seer", "converge", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
-    {"config", "checkpoint", "rundir", "presets", "build", "train", "results", "export"},
+    {"config", "checkpoint", "rundir", "presets", "build", "train", "results", "plots", "export"},
     {
         "console",
         "memory",
@@ -47,7 +46,7 @@ FLOORS = [
 ]
 NEIGHBOURS = {  # rooms on one floor that may know each other
     ("weights", "files"), ("replay", "sumtree"), ("replay", "codec"),
-    ("flops", "networks"), ("plots", "logger"), ("plots", "envs"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
+    ("flops", "networks"), ("plots", "results"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
     ("envs.apart", "envs"), ("stats", "envs"),
     ("curl", "sac"),
     ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"),

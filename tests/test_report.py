@@ -89,10 +89,13 @@ def local(url: str, path: Path) -> bool:
 def test_every_chart_is_drawn(size: dict[str, int], scheme: str, browser: Browser, report: Path, tmp_path: Path) -> None:
     problems: list[str] = []
     page = visit(browser, report, problems, viewport=size, color_scheme=scheme)
-    names = page.evaluate("charts.map(chart => chart.id)")
-    assert names == [f"chart-{i}" for i in range(1 + 3 * len(GAMES))]  # across games; return, memory and speed of each
+    names = page.evaluate("charts.map(chart => chart.name)")
+    assert names == [
+        "atari: normalised return",
+        *(f"atari/{game}: {what}" for game in sorted(GAMES) for what in ("return", "memory", "speed")),
+    ]
     for name in names:
-        assert page.locator(f"#{name} canvas").evaluate(INK) > 500, name
+        assert page.get_by_role("img", name=name, exact=True).locator("canvas").evaluate(INK) > 500, name
     assert page.evaluate("document.scrollingElement.scrollWidth") <= size["width"]  # nothing sticks out
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
@@ -107,27 +110,29 @@ def test_every_chart_is_drawn(size: dict[str, int], scheme: str, browser: Browse
 def test_the_axis_switches(browser: Browser, report: Path, runs: Path) -> None:
     problems: list[str] = []
     page = visit(browser, report, problems, viewport=DESKTOP)
-    chart = "charts.find(chart => chart.id === 'chart-1')"
+    chart = "charts.find(chart => chart.name === 'atari/pong: return')"
+    canvas = page.get_by_role("img", name="atari/pong: return").locator("canvas")
     seen, pictures = {}, set()
     for axis in ("steps", "flops", "seconds", "bytes"):
         page.locator(f"input[value={axis}]").check(force=True)
         seen[axis] = page.evaluate(f"Array.from({chart}.plot.data[0])")
-        pictures.add(page.locator("#chart-1 canvas").evaluate("canvas => canvas.toDataURL()"))
+        pictures.add(canvas.evaluate("canvas => canvas.toDataURL()"))
         label = page.evaluate(f"{chart}.plot.axes[0].label")
         assert label == page.evaluate(f"AXES.{axis}")
     assert len(pictures) == 4
     assert seen["steps"] == [40, 80, 120, 160]
     one = next(result for result in results.find([runs], print) if result.run_dir.name == "pong-baseline-1")
     assert max(seen["flops"]) == pytest.approx(float(one.along("flops", one.steps)[-1]), rel=1e-5)
-    assert page.evaluate("charts.find(chart => chart.id === 'chart-2').axis") == "steps"  # follows no switch
+    assert page.evaluate("charts.find(chart => chart.name === 'atari/pong: memory').axis") == "steps"  # follows no switch
     assert problems == []
     page.close()
 
 
 def test_values_at_the_cursor(browser: Browser, report: Path) -> None:
     page = visit(browser, report, [], viewport=DESKTOP)
-    page.locator("#chart-4 .u-over").hover()
-    keys = page.locator("#chart-4-keys").inner_text()
+    place = page.get_by_role("img", name="atari/qbert: return")
+    place.locator(".u-over").hover()
+    keys = page.locator(f"#{place.get_attribute('id')}-keys").inner_text()
     assert re.search(r"SEER \(2 seeds\): \d", keys)
     assert "agent steps" in keys
     page.close()
@@ -144,14 +149,14 @@ def test_print(browser: Browser, report: Path) -> None:
 
 
 def test_contents(report: Path, runs: Path) -> None:
-    text = report.read_text("utf-8")
+    text = report.read_text()
     assert f"seer report {runs}" in text
     assert "8 runs, all done" in text
     assert "Probability that a run of <b>baseline</b>" in text or "Probability that a run of <b>SEER</b>" in text
     assert "optimality gap" in text
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
     data = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
-    curve = next(c for c in data if c["id"] == "chart-4")
+    curve = next(c for c in data if c["name"] == "atari/qbert: return")
     (seer,) = (group for group in curve["groups"] if group["label"] == "SEER (2 seeds)")
     found = [r for r in results.find([runs], print) if r.run_dir.name.startswith("qbert-SEER")]
     assert seer["mean"] == pytest.approx(((found[0].returns + found[1].returns) / 2).tolist(), rel=1e-5)
@@ -216,7 +221,7 @@ def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Capture
     """A run that is going, one not begun, and one whose metrics are damaged."""
     shutil.copytree(runs, tmp_path / "runs")
     metrics = tmp_path / "runs/qbert-SEER-1" / METRICS
-    lines = metrics.read_text("utf-8").splitlines(keepends=True)
+    lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(line for line in lines if not line.startswith(("120,", "160,"))), newline="")
     for path in (tmp_path / "runs/qbert-SEER-2").iterdir():
         if path.name != CONFIG:
@@ -226,7 +231,7 @@ def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr()
     assert "5 of 7 runs done" in said.out
     assert said.err.count("note: left out: ") == 1
-    text = (tmp_path / "r.html").read_text("utf-8")
+    text = (tmp_path / "r.html").read_text()
     assert "7 runs, 5 done, 2 not yet" in text
     assert "SEER, not done" in text
     assert "with no finished run on some of the tasks: SEER" in text
@@ -243,11 +248,11 @@ def test_watching(runs: Path, tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "r.html: 0 of 1 runs done\n"
-        assert '<meta http-equiv="refresh" content="1">' in (tmp_path / "r.html").read_text("utf-8")
+        assert '<meta http-equiv="refresh" content="1">' in (tmp_path / "r.html").read_text()
         metrics.write_bytes(whole)
         assert process.stdout.read().endswith("r.html: 1 of 1 runs done\n")
     assert process.returncode == 0
-    assert 'http-equiv="refresh"' not in (tmp_path / "r.html").read_text("utf-8")
+    assert 'http-equiv="refresh"' not in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,12 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.partition("/")[2].lower())
 
 
+def canonical(name: str) -> str:
+    """Give an environment the same name however it is spelled: atari/bank_heist and atari/BankHeist are atari/bankheist."""
+    family, _, task = name.partition("/")
+    return f"{family}/{plain(name) or task}"
+
+
 def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """Everything that what follows in `env` depends on: simulator, stack of frames, random numbers, score so far."""
     return {"inner": env.unwrapped.get_state(), "frames": np.stack(env.get_wrapper_attr("obs_queue"))}  # type: ignore[attr-defined]

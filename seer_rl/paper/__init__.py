@@ -8,12 +8,13 @@ import tyro
 from rich.table import Table as RichTable
 
 from seer_rl import files, results
-from seer_rl.cli import Mistake, mistakes, read
+from seer_rl.cli import Mistake, mistakes, read, writable
 from seer_rl.console import duration
 from seer_rl.paper import published
 from seer_rl.paper.experiments import FIGURES, SEEDS, estimate, plan
 from seer_rl.paper.figures import draw
 from seer_rl.paper.tables import MISSING, Table, table1, table2, table3
+from seer_rl.plots import KINDS
 from seer_rl.results import Result
 from seer_rl.terminal import Screen, tell
 
@@ -53,6 +54,9 @@ def command(arguments: list[str]) -> None:
     with mistakes():
         if flops <= 0 or steps <= 0:
             raise ValueError("--flops and --steps must be more than 0")
+        if what in TABLES and output:
+            writable(output)
+        paths = {} if what in TABLES else pictures(what, output)
         found: list[Result] = []
         if what not in ("table2", "table3"):
             if not runs:
@@ -66,16 +70,21 @@ def command(arguments: list[str]) -> None:
             else:
                 show(table)
             return None
-        for name in GROUPS.get(what, (what,)):
-            path = output or Path(f"{name}.png")
-            if output and name != what:
-                path = output.with_stem(f"{output.stem}{name[-1]}")
-            if path.suffix not in (".png", ".pdf"):
-                raise ValueError(f"{path} must end in .png or .pdf")
+        for name, path in paths.items():
             for note in draw(name, found, path):
                 tell(note)
             tell(path)
     return None
+
+
+def pictures(what: str, output: Path | None) -> dict[str, Path]:
+    """Say where each part of a figure goes. Raises ValueError where one cannot."""
+    names = GROUPS.get(what, (what,))
+    if output is None:
+        paths = {name: Path(f"{name}.png") for name in names}
+    else:
+        paths = {name: output if name == what else output.with_stem(f"{output.stem}{name[-1]}") for name in names}
+    return {name: writable(path, *KINDS) for name, path in paths.items()}
 
 
 def plan_(arguments: list[str]) -> None:

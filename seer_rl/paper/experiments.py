@@ -15,6 +15,7 @@ from seer_rl.cli import parse
 from seer_rl.config import ReplayConfig, TrainConfig, TransferConfig, name_of
 from seer_rl.logger import Logger
 from seer_rl.results import Axis, Result, differing
+from seer_rl.terminal import visible
 
 ATARI = tuple(
     f"atari/{game}" for game in ("alien", "amidar", "bank_heist", "crazy_climber", "krull", "private_eye", "qbert", "seaquest")
@@ -136,7 +137,9 @@ def departures(experiment: Experiment, env: str, arm: str, runs: Iterable[Result
     said = set()
     for run in runs:
         _, (ours, papers) = differing([run, wanted])
-        said |= {f"{name} {ours.get(name)} ({papers.get(name)})" for name in ours.keys() | papers.keys() if name not in HOW}
+        said |= {
+            visible(f"{name} {ours.get(name)} ({papers.get(name)})") for name in ours.keys() | papers.keys() if name not in HOW
+        }
     return said
 
 

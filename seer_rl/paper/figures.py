@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from seer_rl import analyze, checkpoint, envs, stats
+from seer_rl import analyze, checkpoint, envs, plots, stats
 from seer_rl.paper import published
 from seer_rl.paper.experiments import FIGURES, departures, members
 from seer_rl.results import Result
@@ -59,7 +59,7 @@ def draw(name: str, found: Sequence[Result], output: Path) -> list[str]:
         if entries:
             figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(f"{name}: {experiment.title}")
-        figure.savefig(output, dpi=130)
+        plots.write(figure, output)
     notes = ["Lines are means over seeds, shades 95% bootstrap intervals of the mean, dotted lines the freeze."]
     if departing:
         notes.append(f"Where our settings are not the paper's, ours (the paper's): {'; '.join(sorted(departing))}.")

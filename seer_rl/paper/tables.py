@@ -1,5 +1,6 @@
 """The paper's tables, published numbers beside ours."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from seer_rl.paper import published
 from seer_rl.paper.experiments import FIGURES, departures, members
 from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.results import Axis, Result, scores_at
+from seer_rl.terminal import visible
 
 MISSING = "-"
 
@@ -29,9 +31,15 @@ class Table:
 
     def markdown(self) -> str:
         """The table as GitHub shows it."""
-        lines = [self.heading, ["---", *["---:"] * (len(self.heading) - 1)], *self.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n\n".join([f"**{self.title}**", body, *self.notes]) + "\n"
+        rows = [[_escaped(cell) for cell in line] for line in (self.heading, *self.rows)]
+        rows.insert(1, ["---", *["---:"] * (len(self.heading) - 1)])
+        body = "\n".join("| " + " | ".join(line) + " |" for line in rows)
+        return "\n\n".join([f"**{_escaped(self.title)}**", body, *map(_escaped, self.notes)]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Write text so that Markdown shows it as it is: settings of a run may hold anything, and end up in notes."""
+    return re.sub(r"[\\`|<&*]|(?<=\])(?=\()", r"\\\g<0>", visible(text))
 
 
 def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int = published.STEPS) -> Table:

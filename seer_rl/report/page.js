@@ -54,6 +54,8 @@ function draw(chart) {
   const {ink, line, colours} = theme(), {data: table, series, bands} = tables(chart, colours);
   const place = document.getElementById(chart.id), keys = document.getElementById(chart.id + "-keys");
   place.textContent = "";
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", chart.name);
   const look = {stroke: ink, grid: {stroke: line, width: 1}, ticks: {stroke: line, width: 1}, font: "12px system-ui", labelFont: "12px system-ui"};
   const lines = series.filter(s => s.group);
   const say = plot => {
