@@ -163,6 +163,8 @@ class Folder:
         except OSError as error:
             if os.path.islink(self.path / name):
                 raise Refused(f"{self.path / name} is a link, which is not followed: put a file in its place") from error
+            if os.path.lexists(self.path / name) and self.size(name) is None:  # a pipe that nobody reads, a directory
+                raise Refused(f"{self.path / name} is no regular file") from error
             raise OSError(error.errno, error.strerror, str(self.path / name)) from error
         return _regular(handle, self.path / name, mode)
 

@@ -352,7 +352,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pyt
     assert checkpoint.newest(tmp_path / "run") == 50
     run, step = train.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), Apart.end_step
     monkeypatch.setattr(Apart, "end_step", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
-    with pytest.raises(train.Fault, match="the reward is inf at step 1; there is no checkpoint"):
+    with pytest.raises(train.Fault, match="the reward is inf, which is no finite float32, at step 1; there is no checkpoint"):
         run.train()
 
 
