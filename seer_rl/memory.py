@@ -216,19 +216,17 @@ def rehearse(config: TrainConfig, directory: Path) -> Needs:
     """Do once what the run will do; return what was held beside the replay when most was."""
     agent, frozen = config.agent, config.seer.freeze_step is not None
     batch = max(agent.batch_size, config.seer.batch_size or 0)
-    every = replace(config.replay, memory=None if config.replay.memory == "auto" else config.replay.memory)
-    least = ReplayConfig(priority_exponent=config.replay.priority_exponent)
+    given, least = config.replay.memory, ReplayConfig(priority_exponent=config.replay.priority_exponent)
+    every = replace(config, replay=least if given == "auto" else config.replay)
     with contextlib.closing(build.make_env(config, training=True)) as env:
         built = build.make_agent(config, env, seed=0)
-        sizes = [
-            build.make_replay(one, env, built, seed=0).memory
-            for one in (replace(config, replay=every), replace(config, replay=least, steps=batch + 8))
-        ]
+        whole = given if isinstance(given, int) else build.make_replay(every, env, built, seed=0).memory
+        small = build.make_replay(replace(config, replay=least, steps=batch + 8), env, built, seed=0).memory
         del built
     seer = replace(config.seer, freeze_step=0 if frozen else None, earliest=None, latest=None)
-    small = replace(least, memory=sizes[1])
     steps = max(config.steps, 10**6)  # no setting lies beyond
-    run = train.Run(replace(config, steps=steps, replay=small, seer=seer, memory_limit=None, run_dir=directory / "run"))
+    replay = replace(least, memory=small)
+    run = train.Run(replace(config, steps=steps, replay=replay, seer=seer, memory_limit=None, run_dir=directory / "run"))
     (directory / "run").mkdir()
     with Logger(directory / "run") as logger:
         run.env = build.start_env(config)
@@ -257,7 +255,7 @@ def rehearse(config: TrainConfig, directory: Path) -> Needs:
         plots.curves([run.run_dir], run.run_dir / "curves.png")
     held = sum(most_held(process.pid) for process in run.processes())
     run.close()
-    return Needs(sizes[0], held - run.replay.nbytes)
+    return Needs(whole, held - run.replay.nbytes)
 
 
 # ---- what processes hold ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from seer_rl import __main__ as cli
 from seer_rl import checkpoint, train
 from seer_rl.config import to_toml
+from seer_rl.memory import Needs
 from seer_rl.presets import PRESETS, configure
 
 CASES = int(os.environ.get("SEER_FUZZ", "60"))
@@ -71,7 +72,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[train.R
         run.close()
 
     monkeypatch.setattr(cli, "drive", drive)
-    monkeypatch.setattr("seer_rl.memory.beside_replay", lambda _: 500_000_000)
+    monkeypatch.setattr("seer_rl.memory.rehearsed", lambda *_: Needs(replay=10_000_000, beside=500_000_000))
     monkeypatch.chdir(tmp_path)
     return built
 

@@ -1,17 +1,22 @@
 """The memory that was promised before a run, against what the run then took."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from seer_rl import memory
+from benchmarks import memory as benchmark
+from seer_rl import memory, train
 from seer_rl.__main__ import main
-from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, to_toml
+from seer_rl.memory import Needs
 from seer_rl.rainbow import RainbowConfig
 
 CONFIG = TrainConfig(
@@ -22,70 +27,116 @@ CONFIG = TrainConfig(
     eval=EvalConfig(episodes=1),
     agent=RainbowConfig(learning_starts=2900),
 )
-SETTINGS = "--steps 3300 --seer.freeze-step 3100 --agent.learning-starts 2900 --eval.episodes 1 --replay.memory 20MB"
-MEASURED = """
-import os, sys
-from seer_rl.__main__ import main
-from seer_rl.envs.apart import Apart
-from seer_rl.memory import most_held
-
-def close(env, close=Apart.close):
-    held.append(most_held(env.pid))
-    close(env)
-
-held, Apart.close = [], close
-code = main(sys.argv[1:])
-print("most held:", most_held(os.getpid()) + sum(held))
-sys.exit(code)
+SHORT = "atari/qbert --agent dqn --no-compile --steps 400 --seer.freeze-step 300 --agent.learning-starts 150"
+SHORT += " --checkpoint-every 200 --eval.episodes 1 --replay.memory 3MB"
+REHEARSE = """
+import sys
+from seer_rl.config import from_toml
+from seer_rl.memory import rehearsed
+needs = rehearsed(from_toml(sys.argv[1]), int(sys.argv[2]))
+print(needs.replay, needs.beside, needs.most)
 """
 
 
+def rehearsed(config: TrainConfig, limit: int = 10**10) -> Needs:
+    """In a process of its own, which has computed nothing, like that of the command."""
+    done = subprocess.run([sys.executable, "-c", REHEARSE, to_toml(config), str(limit)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return Needs(*map(int, done.stdout.split()))
+
+
 @pytest.fixture(scope="module")
-def rest() -> int:
-    """Bytes beside the replay, as the rehearsal found them."""
-    return memory.beside_replay(CONFIG)
+def needs() -> Needs:
+    """What the run takes, as its rehearsal found it."""
+    return rehearsed(CONFIG)
 
 
-def test_a_run_keeps_to_what_was_printed_at_its_start(tmp_path: Path) -> None:
-    """Over everything: a replay that fills and wraps, updates, the freeze, evaluations, the picture."""
-    command = [sys.executable, "-c", MEASURED, "train", "atari/qbert", *SETTINGS.split(), "--memory-limit", "700MB"]
-    done = subprocess.run([*command, "--run-dir", "run"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    printed = re.search(r"memory: at most (\d+) MB \(replay 20 MB, everything else \d+ MB\) of 700 MB", done.stdout)
-    assert printed, done.stdout
-    held = re.search(r"most held: (\d+)", done.stdout)
-    assert held
-    assert int(held[1]) / 1e6 == pytest.approx(int(printed[1]), rel=0.05)
+def test_a_run_never_takes_more_than_it_promised(tmp_path: Path) -> None:
+    """From the rehearsal over a replay that wraps, a stop, a resume and the freeze to the picture, all processes together."""
+    promise, begun, resumed = benchmark.measure(SHORT.split(), 2e9, tmp_path / "run")
+    assert 0.8 * promise < max(begun.rehearsing, begun.training, resumed.training) < 1.005 * promise  # which is rounded
 
 
-def test_an_automatic_freeze_can_be_rehearsed(rest: int) -> None:
+def test_a_rehearsal_keeps_to_the_limit(tmp_path: Path) -> None:
+    refused = benchmark.watched(["train", *SHORT.split(), "--memory-limit", "300MB", "--run-dir", "run"], tmp_path / "run")
+    assert refused.code == 2
+    assert re.fullmatch(
+        r"seer: the run takes more than 300 MB, however small its replay \(its rehearsal was ended at 3[0-2]\d MB\): "
+        r"ask for smaller networks or batches, or allow more\n",
+        refused.said,
+    )
+    assert refused.rehearsing < 330e6  # what it takes between two looks
+    assert not refused.training
+
+
+def test_a_rehearsal_that_the_system_ends_says_so(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "seer_rl",
+        "train",
+        *SHORT.split(),
+        "--memory-limit",
+        "2GB",
+        "--run-dir",
+        str(tmp_path / "r"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None:
+            if others := list(memory.family(process.pid))[1:]:
+                os.kill(others[0], signal.SIGKILL)
+                break
+            time.sleep(0.05)
+        _, error = process.communicate()
+    assert process.returncode == 2
+    assert re.fullmatch(
+        rb"seer: the rehearsal of the run's memory was ended by SIGKILL, as the system does where its memory, or that of a "
+        rb"control group, is full, when it held \d+ [kM]?B: ask for less, or train without --memory-limit\n",
+        error,
+    )
+
+
+def test_an_automatic_freeze_can_be_rehearsed(needs: Needs) -> None:
     """With every signal measured and a grid made: two more encoders and embeddings of 256 observations take some."""
-    auto = replace(CONFIG, seer=SeerConfig("auto", earliest=0, latest=3100, dtype="uint4"))
-    assert rest - 20e6 < memory.beside_replay(auto) < rest + 120e6
+    auto = rehearsed(replace(CONFIG, seer=SeerConfig("auto", earliest=0, latest=3100, dtype="uint4")))
+    assert needs.beside - 20e6 < auto.beside < needs.beside + 120e6
 
 
-def test_what_cannot_fit_is_refused_with_the_arithmetic(rest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "beside_replay", lambda _: rest)
+def test_the_rehearsal_finds_how_large_the_replay_can_be(needs: Needs) -> None:
+    assert needs.replay == 20_000_000
+    assert needs.most > needs.beside / 2
+    whole = train.Run(replace(CONFIG, replay=ReplayConfig()))
+    assert rehearsed(replace(CONFIG, replay=ReplayConfig(memory="auto"))).replay == whole.replay.memory
+    whole.close()
+
+
+def test_what_cannot_fit_is_refused_with_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "rehearsed", lambda *_: Needs(20_000_000, 500_000_000, 510_000_000))
     said: list[str] = []
-    exact = replace(CONFIG, memory_limit=rest + 20_000_000)
+    exact = replace(CONFIG, memory_limit=520_000_000)
     assert memory.settle(exact, said.append) == exact
-    assert said[0].startswith("memory: at most")
-    with pytest.raises(ValueError, match=r"replay 20 MB, everything else .*, more than .*: --replay\.memory 19000000 fits"):
-        memory.settle(replace(exact, memory_limit=rest + 19_000_000), said.append)
+    assert said == ["memory: at most 520 MB (replay 20 MB, everything else 500 MB) of 520 MB"]
+    with pytest.raises(
+        ValueError, match=r"replay 20 MB, everything else 500 MB.*, more than 519 MB: --replay\.memory 19000000 fits"
+    ):
+        memory.settle(replace(exact, memory_limit=519_000_000), said.append)
     with pytest.raises(ValueError, match="even without a replay it does not fit"):
         memory.settle(replace(exact, memory_limit=100_000_000), said.append)
 
 
-def test_an_automatic_replay_is_the_largest_that_fits_but_no_larger_than_the_run(
-    rest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "beside_replay", lambda _: rest)
+def test_what_the_rehearsal_itself_took_is_in_the_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "rehearsed", lambda *_: Needs(20_000_000, 500_000_000, 900_000_000))
+    said: list[str] = []
+    memory.settle(replace(CONFIG, memory_limit=1_000_000_000), said.append)
+    assert said == ["memory: at most 900 MB (replay 20 MB, everything else 880 MB) of 1 GB"]
+
+
+def test_an_automatic_replay_is_the_largest_that_fits_but_no_larger_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "rehearsed", lambda *_: Needs(40_000_000, 500_000_000))
     automatic = replace(CONFIG, replay=ReplayConfig(memory="auto"))
-    found = memory.settle(replace(automatic, memory_limit=rest + 12_345_678), print)
-    assert found.replay.memory == 12_345_678
-    every_step = memory.replay_bytes(replace(CONFIG, replay=ReplayConfig()))
-    assert memory.settle(replace(automatic, memory_limit=10**10), print).replay.memory == every_step
-    monkeypatch.setattr(memory, "available", lambda: rest + 7_000_000)
+    assert memory.settle(replace(automatic, memory_limit=512_345_678), print).replay.memory == 12_345_678
+    assert memory.settle(replace(automatic, memory_limit=10**10), print).replay.memory == 40_000_000
+    monkeypatch.setattr(memory, "available", lambda: 507_000_000)
     assert memory.settle(automatic, print).replay.memory == 7_000_000
 
 
