@@ -188,7 +188,8 @@ def test_half_an_hour_of_play_is_a_truncation() -> None:
 )
 def test_a_restored_game_shows_what_the_other_shows(game: str, cuts: tuple[int, ...]) -> None:
     """A console's state has no picture, and a frame that is not drawn shows an earlier one."""
-    env, restored = envs.make(f"atari/{game}", training=True), []
+    env = envs.make(f"atari/{game}", training=True)
+    restored: list[Any] = []
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     for step in range(cuts[-1] + 60):
@@ -200,7 +201,7 @@ def test_a_restored_game_shows_what_the_other_shows(game: str, cuts: tuple[int, 
         action = int(rng.integers(env.action_space.n))  # type: ignore[attr-defined]
         results = [one.step(action) for one in (env, *restored)]
         if results[0][2] or results[0][3]:
-            results += [(one.reset()[0],) for one in (env, *restored)]  # type: ignore[misc]
+            results += [(one.reset()[0],) for one in (env, *restored)]
         half = len(restored) + 1
         for result in results[1:half]:
             assert np.array_equal(result[0], results[0][0]), step

@@ -68,7 +68,7 @@ def test_the_shortest_run_that_is_allowed_learns_once(agent: Any, tmp_path: Path
     first = first_update(agent, agent.batch_size)
     shortest = run(tmp_path / "run", agent, first)
     shortest.train()
-    assert shortest.agent.updates == 1  # type: ignore[union-attr]
+    assert shortest.agent.updates == 1
     with pytest.raises(ValueError, match="ends before its first update"):
         run(tmp_path / "shorter", agent, first - 1)
     assert not (tmp_path / "shorter").exists()
@@ -81,7 +81,7 @@ def test_a_batch_after_the_freeze_must_fit_too(tmp_path: Path) -> None:
         ({"seer": SeerConfig(50, batch_size=90), "replay": ReplayConfig(capacity=20)}, "too few for batches of 90"),
     ):
         with pytest.raises(ValueError, match=words):
-            run(tmp_path / "run", agent, 100, **settings)  # type: ignore[arg-type]
+            run(tmp_path / "run", agent, 100, **settings)
     run(tmp_path / "run", agent, 100, seer=SeerConfig(50, batch_size=90)).close()
     assert not (tmp_path / "run").exists()
 
@@ -96,7 +96,7 @@ def test_what_can_be_meant_is_not_refused() -> None:
         {"agent": SACConfig(discount=0.0, critic_tau=1.0, encoder_tau=1.0)},
         {"analysis": AnalysisConfig(every=5000)},  # one snapshot, of the beginning
     ):
-        check(replace(base, **settings))  # type: ignore[arg-type]
+        check(replace(base, **settings))
 
 
 @pytest.mark.parametrize(
