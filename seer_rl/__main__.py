@@ -54,6 +54,9 @@ USAGE = f"""seer {__version__}: reinforcement learning from pixels with stored e
 `seer COMMAND --help` explains each. A first run of about five minutes: seer train --preset quick"""
 
 
+DAY = 86_400  # seconds
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     if argv is None:
@@ -259,8 +262,8 @@ def report_(arguments: list[str]) -> None:
     with mistakes():
         if not runs:
             raise ValueError("name at least one directory of runs")
-        if every < 1:
-            raise ValueError(f"--every must be at least 1, not {every}")
+        if not 1 <= every <= DAY:
+            raise ValueError(f"--every must be from 1 to {DAY:,}, not {every}")
         writable(output)
         while True:
             found = results.find(runs, note)

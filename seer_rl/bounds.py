@@ -27,9 +27,10 @@ class Within:
 Count = Annotated[int, Within(1)]
 Steps = Annotated[int, Within(0)]
 Size = Annotated[int, Within(1, 100_000)]  # of something that is allocated
+Units = Annotated[int, Within(1, 10_000)]  # of a layer: what is between two of them grows with the square
 Share = Annotated[float, Within(0, 1)]
 Rate = Annotated[float, Within(0, 1, beyond=True)]
-Positive = Annotated[float, Within(0, beyond=True)]
+Positive = Annotated[float, Within(1e-30)]  # what is smaller may be 0 in float32
 NotNegative = Annotated[float, Within(0)]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from seer_rl import checkpoint, envs
-from seer_rl.config import TrainConfig, TransferConfig, name_of
+from seer_rl.config import TrainConfig, TransferConfig, check_numbers, name_of
 from seer_rl.curl import CURL
 from seer_rl.dqn import DQN
 from seer_rl.drqv2 import DrQv2
@@ -103,14 +103,14 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
     return replay
 
 
-def require_batch(config: TrainConfig, capacity: int, stack: int) -> None:
+def require_batch(config: TrainConfig, capacity: int, stack: int, batch_size: int) -> None:
     """Raise ValueError if a batch of different steps cannot be drawn from a replay of `capacity` steps."""
     agent, budget = config.agent, config.replay
-    if capacity < (least := agent.batch_size + agent.n_step + stack):
+    if capacity < (least := batch_size + agent.n_step + stack):
         given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity or config.steps:,} steps of frames"
         raise ValueError(
             f"a replay of {given} would hold {capacity} steps{'' if stack > 1 else ' of embeddings'}, too few for batches of "
-            f"{agent.batch_size} {agent.n_step}-step returns: it must hold at least {least}"
+            f"{batch_size} {agent.n_step}-step returns: it must hold at least {least}"
         )
 
 
@@ -142,6 +142,7 @@ def default_run_dir(config: TrainConfig) -> Path:
 
 def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
     """The agent that a run with these settings saved last, and its evaluation environment. Raises ValueError without either."""
+    check_numbers(config)  # the file may have been edited
     env = make_env(config, training=False, render_mode=render_mode)
     try:
         agent = make_agent(config, env, seed=0)

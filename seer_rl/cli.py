@@ -105,7 +105,9 @@ def parse(arguments: list[str]) -> TrainConfig:
 
     # The defaults, and with the agent its settings, depend on the environment, which only tyro can tell from the settings'
     # values; and on --transfer. So a guess comes first, and is corrected.
-    guess = next((word for word in rest if word.startswith(tuple(f"{family}/" for family in FAMILIES))), "")
+    before = dict(zip(rest, ["", *rest], strict=False))
+    named = [word for word in rest if word.startswith(tuple(f"{family}/" for family in FAMILIES))]
+    guess = min(named, key=lambda word: before[word].startswith("--") and "=" not in before[word], default="")
     with mistakes():
         start = configure(guess, names.agent, names.preset)
     asked = apply(start)

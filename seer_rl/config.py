@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tomli_w
 import tyro
 
-from seer_rl.bounds import Count, Share, Steps, Within, check_bounds
+from seer_rl.bounds import MOST, Count, Share, Steps, Within, check_bounds
 from seer_rl.codec import Kind
+from seer_rl.converge import EVERY
 from seer_rl.curl import CURLConfig
 from seer_rl.dqn import DQNConfig
 from seer_rl.drqv2 import DrQv2Config
@@ -39,7 +40,9 @@ def parse_size(text: str) -> int:
     if not match or (match[3] and not match[2]):
         raise ValueError(f"{text!r} is not a size: write for example 70MB, 512MiB or 1.5GB")
     unit: int = (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
-    return round(float(match[1]) * unit)
+    if (size := float(match[1]) * unit) > MOST:
+        raise ValueError(f"{text[:20]!r} is more than there can be: the most is {MOST:.0e} bytes")
+    return round(size)
 
 
 def size_or(*words: str) -> Any:
@@ -81,7 +84,7 @@ class SeerConfig:
     """Of an automatic freeze. None: half of the run, and not before the earliest."""
     layers: Annotated[int | None, Within(1)] = None
     """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
-    copies: Annotated[int, Within(1, 1000)] = 4
+    copies: Annotated[int, Within(1, 100)] = 4
     """Embeddings stored per observation (the paper's K), each of another crop or shift. Without augmentation: one."""
     dtype: Kind = "float32"
     """How embeddings are stored; networks get float32. uint8 and uint4 lie on a grid per dimension, made at the freeze."""
@@ -166,13 +169,18 @@ class TrainConfig:
     agent: AgentConfig = field(default_factory=RainbowConfig)
 
 
+def check_numbers(config: TrainConfig) -> None:
+    """Raise ValueError, in one sentence, for a number that is not within the bounds written beside its setting."""
+    sections = {"": config, "agent.": config.agent, "env.": config.environment, "seer.": config.seer,
+                "replay.": config.replay, "eval.": config.eval, "analysis.": config.analysis}  # fmt: skip
+    for prefix, section in sections.items():
+        check_bounds(section, prefix)
+
+
 def check(config: TrainConfig) -> None:
     """Raise ValueError, in one sentence, for settings that cannot be meant."""
     agent, freeze_step = config.agent, config.seer.freeze_step
-    sections = {"": config, "agent.": agent, "env.": config.environment, "seer.": config.seer, "replay.": config.replay,
-                "eval.": config.eval, "analysis.": config.analysis}  # fmt: skip
-    for prefix, section in sections.items():
-        check_bounds(section, prefix)
+    check_numbers(config)
     for name, value in flat(config).items():
         if name != "run_dir" and isinstance(value, str | Path) and not encodable(str(value)):
             raise ValueError(f"--{name.replace('_', '-')} is {str(value)!r}, which is no valid UTF-8")
@@ -195,14 +203,19 @@ def check(config: TrainConfig) -> None:
             f"a run of {config.steps:,} steps never freezes: --seer.earliest {config.seer.earliest} lies beyond it "
             "(with --seer.latest beyond it, too, the signals are only recorded)"
         )
-    first = max(agent.learning_starts, agent.batch_size + 1)
-    first += -first % agent.update_every
-    if first > config.steps:
+    if (first := first_update(agent, agent.batch_size)) > config.steps:
         raise ValueError(
-            f"a run of {config.steps:,} steps ends before its first update, which is at step {first:,} at the earliest "
+            f"a run of {config.steps:,} steps ends before its first update, which is at step {first:,} "
             f"(--agent.learning-starts {agent.learning_starts}, --agent.batch-size {agent.batch_size})"
         )
-    if freeze_step is not None and config.seer.batch_size is not None and config.seer.batch_size >= config.steps:
+    if freeze_step == "auto" and (latest := config.seer.between(config.steps)[1]) < config.steps:
+        at = latest if latest >= first else first + -first % EVERY  # nothing is measured before the first update
+        if at >= config.steps:
+            raise ValueError(
+                f"a run of {config.steps:,} steps never freezes: --seer.latest {latest:,} lies before its first update "
+                f"at step {first:,}, and the next measurement is at step {at:,}"
+            )
+    if config.seer.batch_size is not None and first_update(agent, config.seer.batch_size) > config.steps:
         raise ValueError(
             f"a run of {config.steps:,} steps never holds a batch of --seer.batch-size {config.seer.batch_size}: "
             "it would not learn after the freeze"
@@ -217,6 +230,12 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--seer.replay-ratio needs --seer.freeze-step: without it nothing is ever frozen")
     if config.seer.batch_size is not None and freeze_step is None:
         raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
+
+
+def first_update(agent: AgentConfig, batch_size: int) -> int:
+    """The agent step of the first update in batches of this size, if no episode ends before it."""
+    first = max(agent.learning_starts, batch_size + agent.n_step)
+    return first + -first % agent.update_every
 
 
 # What may change between a checkpoint and the run that goes on from it, since nothing that was computed depends on it.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps
+from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Units
 from seer_rl.flops import Part, layers
 from seer_rl.networks import Mixed, encoder, output_shape
 from seer_rl.replay import Batch
@@ -22,7 +22,7 @@ class DQNConfig:
     encoder: str = "canonical"
     """Convolutions: canonical (3 layers, 3136 features of an 84x84 stack) or data-efficient (2 layers, 576 features);
     or module:factory, a PyTorch module from elsewhere."""
-    hidden: Size = 512
+    hidden: Units = 512
     """Units of the hidden layer."""
     learning_rate: NotNegative = 1e-4
     """Adam's step size."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from seer_rl.augment import random_shift
-from seer_rl.bounds import Count, NotNegative, Rate, Share, Size, Steps
+from seer_rl.bounds import Count, NotNegative, Rate, Share, Size, Steps, Units
 from seer_rl.flops import Part, layers
 from seer_rl.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
 from seer_rl.replay import Batch
@@ -27,9 +27,9 @@ class DrQv2Config:
     encoder: str = "sac-ae"
     """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
     or module:factory, a PyTorch module from elsewhere."""
-    embedding: Size = 50
+    embedding: Units = 50
     """Length of the actor's and of the critic's embedding."""
-    hidden: Size = 1024
+    hidden: Units = 1024
     """Units of the two hidden layers of the actor and of each critic."""
     learning_rate: NotNegative = 1e-4
     """Adam's step size."""
@@ -70,6 +70,8 @@ class DrQv2(nn.Module):
         seam: convolutions in `lower`; the rest is above it. Default: `lower` is all up to and with the embeddings.
         """
         super().__init__()
+        if config.shift >= obs_shape[-1]:
+            raise ValueError(f"--agent.shift {config.shift} would move frames of {obs_shape[-1]}x{obs_shape[-1]} out of sight")
         self.config, self.obs_shape, self.actions, self.whole = config, obs_shape, actions, seam is None
         self.convolutions, self.rest = encoder(config.encoder, obs_shape, seam)
         features = output_shape(nn.Sequential(self.convolutions, self.rest), obs_shape, torch.uint8)[0]

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import nn
 
-from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Within
+from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Units, Within
 from seer_rl.flops import Part, layers
 from seer_rl.networks import DuelingC51, NoisyLinear, draw_noise, encoder, output_shape
 from seer_rl.replay import Batch
@@ -25,9 +25,9 @@ class RainbowConfig:
     encoder: str = "data-efficient"
     """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features);
     or module:factory, a PyTorch module from elsewhere."""
-    hidden: Size = 256
+    hidden: Units = 256
     """Units of the hidden layer of each stream."""
-    atoms: Annotated[int, Within(2, 10_000)] = 51
+    atoms: Annotated[int, Within(2, 1000)] = 51
     """Atoms of the return's distribution."""
     value_range: Positive = 10.0
     """Returns are represented on [-value_range, value_range]."""

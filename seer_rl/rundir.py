@@ -20,6 +20,23 @@ class Busy(ValueError):
     """Another process is training in the run directory."""
 
 
+def require_place(run_dir: Path) -> None:
+    """Raise ValueError, in a sentence, where no directory `run_dir` can be made."""
+    above = run_dir.absolute().parent
+    while not os.path.lexists(above):
+        above = above.parent
+    longest = os.pathconf(above, "PC_NAME_MAX") if above.is_dir() else len(os.fsencode(run_dir))
+    if not above.is_dir():
+        why = f"{above} is {'a link to nothing' if above.is_symlink() else 'no directory'}"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        why = f"nothing may be written in {above}"
+    elif any(len(os.fsencode(part)) > longest for part in run_dir.parts):
+        why = f"a name in it is longer than the {longest} bytes that {above} takes"
+    else:
+        return
+    raise ValueError(f"{run_dir} cannot be made: {why}; choose another directory")
+
+
 def lock(run_dir: Path) -> BinaryIO:
     """Make `run_dir` this process's own until the file that is returned is closed, or the process ends, however it does.
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.augment import center_crop, random_crop
-from seer_rl.bounds import Count, NotNegative, Positive, Rate, Share, Size, Steps
+from seer_rl.bounds import Count, NotNegative, Positive, Rate, Share, Size, Steps, Units
 from seer_rl.flops import Part, layers
 from seer_rl.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
 from seer_rl.replay import Batch
@@ -31,9 +31,9 @@ class SACConfig:
     encoder: str = "sac-ae"
     """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
     or module:factory, a PyTorch module from elsewhere."""
-    embedding: Size = 50
+    embedding: Units = 50
     """Length of the actor's and of the critic's embedding."""
-    hidden: Size = 1024
+    hidden: Units = 1024
     """Units of the two hidden layers of the actor and of each critic."""
     learning_rate: NotNegative = 1e-3
     """Adam's step size for encoder, actor and critics."""

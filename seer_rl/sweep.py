@@ -24,6 +24,8 @@ from seer_rl.console import duration, size
 from seer_rl.terminal import Screen, complain, quoted
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
+OWN = ("--seed", "--run-dir", "--label", "--help", "-h")  # what a sweep says itself
+MOST_RUNS = 10_000  # of a plan
 LINE_EVERY = 60.0  # seconds between lines about all runs where the output is no terminal
 BUSY_FOR = 5.0  # seconds until a run is tried again in which another process trains: another sweep's, or an orphan's
 
@@ -88,17 +90,24 @@ def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
     if not isinstance(grids, list) or not grids or not all(isinstance(one, dict) for one in grids):
         raise ValueError("write every grid of a plan as [[grid]], and at least one")
     found: dict[Path, TrainConfig] = {}
+    asked = 0
     for one in ({"agents": [], "seeds": [0], "settings": "", "arms": {}} | top | grid for grid in grids):
         for key, value in one.items():
             if key not in KEYS:
                 raise ValueError(f"a plan has no {key!r}: it has {', '.join(KEYS)} and [[grid]]")
             if not isinstance(value, KEYS[key]):
                 raise ValueError(f"{key} of a plan must be a {KEYS[key].__name__}, not {value!r}")
-        if not one.get("envs"):
-            raise ValueError("a plan needs envs, a list of environments")
+        for key in ("envs", "seeds"):
+            if not one.get(key):
+                raise ValueError(f"a plan needs {key}, a list with at least one")
+        asked += math.prod(len(one[key]) or 1 for key in ("envs", "agents", "arms", "seeds"))
+        if asked > MOST_RUNS:
+            raise ValueError(f"the plan has {asked:,} runs or more, a sweep at most {MOST_RUNS:,}: make several plans of it")
         for env in one["envs"]:
             for agent in one["agents"] or [None]:
                 for arm, changes in (one["arms"] or {"": ""}).items():
+                    if not isinstance(changes, str):
+                        raise ValueError(f"the settings of the arm {arm!r} must be a text, not {changes!r}")
                     config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}")
                     for seed in one["seeds"]:
                         if type(seed) is not int or not 0 <= seed <= MOST:
@@ -115,11 +124,14 @@ def _config(env: str, agent: Any, arm: str, settings: str) -> TrainConfig:
     """Settings of an arm's runs, but for seed and directory."""
     if not re.fullmatch(r"[\w.+-]*", arm):
         raise ValueError(f"an arm cannot be called {arm!r}: use letters, digits, dot, plus and dash")
-    for word in shlex.split(settings):
-        if (flag := word.partition("=")[0]) in ("--seed", "--run-dir"):
+    try:
+        words = [env, *shlex.split(settings)]
+    except ValueError as error:
+        raise ValueError(f"the settings {settings.strip()!r} cannot be read: {error}") from error
+    for word in words:
+        if (flag := word.partition("=")[0].replace("_", "-")) in OWN and (flag != "--label" or arm):
             raise ValueError(f"{flag} cannot be among the settings of a sweep, which gives every run its own")
-    chosen = ["--agent", str(agent)] if agent else []
-    config = parse([env, *chosen, *shlex.split(settings)])
+    config = parse([*words, *(["--agent", str(agent)] if agent else [])])
     check(config)
     return replace(config, label=arm or config.label)
 
@@ -163,7 +175,8 @@ def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
                 raise ValueError(f"{run_dir} was begun with other settings ({', '.join(differing)}): name another --output")
         elif run_dir.exists():
             raise ValueError(f"{run_dir} exists, and is no run: name another --output, or remove it")
-        elif (alike := replace(config, seed=0, run_dir=None, label="")) not in tried:
+        rundir.require_place(run_dir)
+        if (alike := replace(config, seed=0, run_dir=None, label="")) not in tried:
             tried.add(alike)
             train.Run(replace(alike, run_dir=run_dir)).close()
     for run_dir, config in runs.items():
@@ -336,6 +349,8 @@ def command(arguments: list[str]) -> None:
         jobs = max(1, len(cores()) // threads) if options.jobs is None else options.jobs
         if jobs < 1:
             raise ValueError(f"--jobs must be at least 1, not {jobs}")
+        if options.memory is not None and options.memory < jobs:
+            raise ValueError(f"--memory {options.memory} is no memory for {jobs} runs at a time")
         states = prepare(settle(runs, options.memory and options.memory // jobs, jobs, say))
         begin: Callable[[State], Process] = Local(min(jobs, len(states)), threads)
         if options.ray:

@@ -86,6 +86,8 @@ class Run:
             if (step := checkpoint.newest(self.run_dir)) is not None:
                 raise ValueError(f"{self.run_dir} holds a run at step {step:,}: go on with: seer resume {quoted(self.run_dir)}")
             raise ValueError(f"{self.run_dir} exists already: name another --run-dir, or remove it")
+        if not again:
+            rundir.require_place(self.run_dir)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)  # initial weights; everything later has a generator of its own
         self.env_seed, self.eval_seed, self.replay_seed, agent_seed = (
@@ -99,10 +101,11 @@ class Run:
         self.compiles = config.compile and compile_losses(self.agent, self.agent.name)
         self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)
         self.costs = build.costs(self.agent, self.eval_env, config)
-        build.require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env))
+        build.require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env), self.costs.batch_size[False])
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
-            build.require_batch(config, self.replay.capacity_for(config.seer.dtype, self.costs.copies, z), 1)
+            embeddings = self.replay.capacity_for(config.seer.dtype, self.costs.copies, z)
+            build.require_batch(config, embeddings, 1, self.costs.batch_size[True])
 
         self.watch = Watch(self.agent) if config.seer.freeze_step == "auto" else None
 

@@ -178,6 +178,50 @@ def test_half_an_hour_of_play_is_a_truncation() -> None:
     assert "episode" in info
 
 
+@pytest.mark.parametrize(
+    ("game", "cuts"),
+    [
+        ("tic_tac_toe_3d", (8, 9, 31, 32, 65, 66)),  # which often draws nothing for seconds
+        ("earthworld", (0, 210, 231)),
+        ("seaquest", (1, 50, 150)),
+    ],
+)
+def test_a_restored_game_shows_what_the_other_shows(game: str, cuts: tuple[int, ...]) -> None:
+    """A console's state has no picture, and a frame that is not drawn shows an earlier one."""
+    env = envs.make(f"atari/{game}", training=True)
+    restored: list[Any] = []
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for step in range(cuts[-1] + 60):
+        if step in cuts:
+            twice = envs.make(f"atari/{game}", training=True), envs.make(f"atari/{game}", training=True)
+            envs.set_state(twice[0], envs.get_state(env))
+            envs.set_state(twice[1], envs.get_state(twice[0]))  # saved again before a step
+            restored += twice
+        action = int(rng.integers(env.action_space.n))  # type: ignore[attr-defined]
+        results = [one.step(action) for one in (env, *restored)]
+        if results[0][2] or results[0][3]:
+            results += [(one.reset()[0],) for one in (env, *restored)]
+        half = len(restored) + 1
+        for result in results[1:half]:
+            assert np.array_equal(result[0], results[0][0]), step
+            assert result[1:] == results[0][1:]
+        for result in results[half + 1 :]:
+            assert np.array_equal(result[0], results[half][0]), step
+
+
+def test_a_state_of_version_0_1_0_is_read() -> None:
+    env, other = Atari("pong", training=True), Atari("pong", training=True)
+    env.reset(seed=0)
+    env.step(1)
+    state = env.get_state()
+    del state["since"]
+    state["emulator"] = np.frombuffer(env._ale.cloneState(include_rng=True).serialize(), np.uint8)  # it was the present one
+    other.reset(seed=1)
+    other.set_state(state)
+    assert np.array_equal(env.step(2)[0], other.step(2)[0])
+
+
 def test_names_are_forgiving_and_mistakes_are_answered() -> None:
     for name in ("atari/bank_heist", "atari/BankHeist", "atari/bank-heist"):
         envs.make(name, training=True)

@@ -128,6 +128,14 @@ def test_fast_rendering_is_another_picture() -> None:
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 40  # of the same scene
 
 
+def test_frames_may_be_larger_than_what_mujoco_draws_into_by_itself() -> None:
+    env = envs.make("dmc/cartpole-balance", True, EnvConfig(size=512, fast_render=True))
+    obs, _ = env.reset(seed=0)
+    env.close()
+    assert obs.shape == (9, 512, 512)
+    assert len({obs[:, rows].std() > 1 for rows in (slice(0, 256), slice(256, 512))} | {obs[..., 480:].std() > 0}) == 1
+
+
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {
         k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISABLE_RENDER_THREAD_OFFLOADING")
@@ -149,9 +157,17 @@ def test_without_a_renderer_one_sentence_names_the_package() -> None:
     assert done.returncode == 2
     assert "apt-get install libosmesa6" in done.stderr
     assert done.stderr.count("\n") == 1
-    chosen = python(
-        "from seer_rl.__main__ import main; raise SystemExit(main(['train', 'dmc/cartpole-swingup']))", MUJOCO_GL="glfw"
-    )
-    assert chosen.returncode == 2
-    assert chosen.stderr.startswith("seer: the renderer that MUJOCO_GL=glfw asks for")
-    assert chosen.stderr.count("\n") == 1
+    for name in ("glfw", "bogus"):
+        chosen = python(
+            "from seer_rl.__main__ import main; raise SystemExit(main(['train', 'dmc/cartpole-swingup']))", MUJOCO_GL=name
+        )
+        assert chosen.returncode == 2
+        assert chosen.stderr.startswith(f"seer: the renderer that MUJOCO_GL={name} asks for")
+        assert chosen.stderr.count("\n") == 1
+
+
+def test_the_renderers_name_may_be_written_in_any_case() -> None:
+    works = python("from seer_rl.envs.dmc import renderer; print(renderer())").stdout.strip()
+    program = "from seer_rl import envs; print(envs.make('dmc/cartpole-swingup', True).reset(seed=0)[0].shape)"
+    done = python(program, MUJOCO_GL=f" {works.upper()}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(9, 100, 100)\n", "")

@@ -20,7 +20,7 @@ class EnvConfig:
 
     action_repeat: Annotated[int | None, Within(1, 1000)] = None
     """Control steps per agent step. None: the paper's (8 cartpole, 2 finger and walker, 4 elsewhere)."""
-    size: Annotated[int | None, Within(1, 4096)] = None
+    size: Annotated[int | None, Within(1, 512)] = None
     """Height and width of frames. None: 100 for agents that crop, 84 for the others."""
     fast_render: bool = False
     """Without shadows, reflections and multisampling: several times faster on a CPU, but other pictures than the paper's."""
@@ -32,6 +32,8 @@ def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mo
     training: with what only learning should see (on Atari clipped rewards, a lost life as the end); evaluation plays without.
     """
     family, _, task = name.partition("/")
+    if not re.fullmatch(r"[\w -]*", task, re.ASCII):  # it becomes a part of the run directory's name
+        family = ""
     if family == "atari" and task:
         if settings != EnvConfig():
             raise ValueError("--env.action-repeat, --env.size and --env.fast-render are for dmc/ environments, not for atari/")

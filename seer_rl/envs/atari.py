@@ -18,8 +18,8 @@ STACK = 4
 SIZE = 84
 MAX_FRAMES = 108_000  # half an hour of play
 MAX_NOOPS = 30
-STALE_FRAMES = 200  # of play before a restore, whose picture no state that is restored will show by chance
 TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # the emulator ends the process where one is to play them
+REPLAYED = 256  # frames: a restored game plays at least its latest so many again
 
 
 def make(game: str, training: bool, render_mode: str | None = None) -> gym.Env[NDArray[np.uint8], np.int64]:
@@ -52,14 +52,15 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", 0.0)
         self._load(seed=0)
-        self._actions = self._ale.getMinimalActionSet()
+        self._actions = [action.value for action in self._ale.getMinimalActionSet()]
         self._training, self.render_mode = training, render_mode
         self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
         self.action_space = gym.spaces.Discrete(len(self._actions))
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
-        self._kept: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None  # last picture before a restore, that after it
         self._lives, self._score, self._steps = 0, 0.0, 0
         self._life_lost = False  # the episode ended with a life, the game goes on
+        # States of the emulator, a console's and hence without its picture, and the actions of the frames after each.
+        self._history: list[tuple[Any, list[int]]] = [(self._ale.cloneState(include_rng=True), [])]
 
     def _load(self, seed: int) -> None:
         self._ale.setInt("random_seed", seed)  # read when a game is loaded
@@ -73,14 +74,14 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         if seed is not None:
             self._load(int(self.np_random.integers(2**31)))
         if self._life_lost and seed is None:
-            self._ale.act(0)
+            self._act(0)
         else:
-            self._ale.reset_game()
+            self._reset_game()
             self._score, self._steps = 0.0, 0
             for _ in range(int(self.np_random.integers(MAX_NOOPS + 1))):
-                self._ale.act(0)
+                self._act(0)
                 if self._ale.game_over():
-                    self._ale.reset_game()
+                    self._reset_game()
         self._life_lost, self._lives = False, self._ale.lives()
         return self._observe(), {"lives": self._lives}
 
@@ -88,7 +89,7 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         """Repeat `action` for 4 frames. A game of 108,000 frames is truncated."""
         reward, frames = 0.0, []
         for repeat in range(FRAMES_PER_STEP):
-            reward += self._ale.act(self._actions[action])
+            reward += self._act(self._actions[action])
             over = self._ale.game_over()
             if over or repeat >= FRAMES_PER_STEP - 2:
                 frames.append(self._observe())
@@ -110,37 +111,41 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         return np.maximum.reduce(frames), reward, terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that what follows depends on."""
-        emulator = np.frombuffer(self._ale.cloneState(include_rng=True).serialize(), np.uint8)
-        own = {
-            "screen": self._screen.copy(),
-            "lives": self._lives,
-            "score": self._score,
-            "steps": self._steps,
-            "life_lost": self._life_lost,
-        }
-        return {"emulator": emulator, "rng": self.np_random.bit_generator.state, **own}
+        """Everything that what follows depends on.
+
+        Where a game does not draw a frame, what was drawn before is still shown, and of that a console's state knows nothing.
+        So the state is one of `REPLAYED` frames ago or more, where there is one, and the actions since.
+        """
+        emulator = np.frombuffer(self._history[0][0].serialize(), np.uint8)
+        since = np.array([action for _, actions in self._history for action in actions], np.uint8)
+        own = {"lives": self._lives, "score": self._score, "steps": self._steps, "life_lost": self._life_lost}
+        return {"emulator": emulator, "since": since, "rng": self.np_random.bit_generator.state, **own}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` gave."""
         self._ale.reset_game()
-        for i in range(STALE_FRAMES):  # a console that has never shown a frame is not wholly restored
-            self._ale.act(self._actions[i % len(self._actions)])
+        self._ale.act(0)  # a console that has never shown a frame is not wholly restored
         self._ale.restoreState(self._state(state["emulator"].tobytes()))
-        if "screen" in state:  # version 0.1.0 did not save it
-            self._kept = state["screen"], self._ale.getScreenGrayscale()
+        self._history = [(self._ale.cloneState(include_rng=True), [])]
+        for action in state.get("since", ()):  # version 0.1.0 saved none
+            self._act(int(action))
         self.np_random.bit_generator.state = state["rng"]
         self._lives, self._score = state["lives"], state["score"]
         self._steps, self._life_lost = state["steps"], state["life_lost"]
 
+    def _act(self, action: int) -> float:
+        if len(self._history[-1][1]) == REPLAYED:
+            self._history = [self._history[-1], (self._ale.cloneState(include_rng=True), [])]
+        self._history[-1][1].append(action)
+        reward: float = self._ale.act(action)
+        return reward
+
+    def _reset_game(self) -> None:
+        self._ale.reset_game()
+        self._history = [(self._ale.cloneState(include_rng=True), [])]
+
     def _observe(self) -> NDArray[np.uint8]:
         self._ale.getScreenGrayscale(self._screen)
-        if self._kept is not None:
-            last, stale = self._kept
-            if np.array_equal(self._screen, stale):  # not drawn since the restore: a console's state has no picture
-                self._screen[...] = last
-            else:
-                self._kept = None
         return np.asarray(self._resize(self._screen, (SIZE, SIZE), interpolation=self._linear), np.uint8)
 
     def render(self) -> NDArray[np.uint8] | None:

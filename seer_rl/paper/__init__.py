@@ -1,5 +1,6 @@
 """`seer paper`: the paper's tables and figures from our runs, and the sweeps that would fill them."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import tyro
 from rich.table import Table as RichTable
 
 from seer_rl import files, results
+from seer_rl.bounds import MOST
 from seer_rl.cli import Mistake, mistakes, read, writable
 from seer_rl.console import duration
 from seer_rl.paper import published
@@ -52,8 +54,8 @@ def command(arguments: list[str]) -> None:
     what, runs, output, flops, steps = read(settings, "paper", arguments)
     known(what, (*TABLES, *FIGURES, *GROUPS))
     with mistakes():
-        if flops <= 0 or steps <= 0:
-            raise ValueError("--flops and --steps must be more than 0")
+        if not 0 < flops < math.inf or not 0 < steps <= MOST:
+            raise ValueError(f"--flops must be more than 0, and --steps from 1 to {MOST:.0e}")
         if what in TABLES and output:
             writable(output)
         paths = {} if what in TABLES else pictures(what, output)
