@@ -175,10 +175,11 @@ def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
                 raise ValueError(f"{run_dir} was begun with other settings ({', '.join(differing)}): name another --output")
         elif run_dir.exists():
             raise ValueError(f"{run_dir} exists, and is no run: name another --output, or remove it")
-        rundir.require_place(run_dir)
-        if (alike := replace(config, seed=0, run_dir=None, label="")) not in tried:
-            tried.add(alike)
-            train.Run(replace(alike, run_dir=run_dir)).close()
+        else:
+            rundir.require_place(run_dir)
+            if (alike := replace(config, seed=0, run_dir=None, label="")) not in tried:
+                tried.add(alike)
+                train.Run(replace(alike, run_dir=run_dir)).close()
     for run_dir, config in runs.items():
         run_dir.mkdir(parents=True, exist_ok=True)
         if not (run_dir / checkpoint.CONFIG).exists():

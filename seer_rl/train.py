@@ -519,6 +519,7 @@ class Run:
         longest = build.every_step(self.config, self.eval_env)
         self.replay.set_state(state["replay"], pieces("replay"), pieces("priorities"), fn, longest)
         self._blobs = resumed.blobs
+        self.resumed = replace(resumed, state={name: state[name] for name in ("env", "written")})  # the rest is copied
 
     def _phase(self, name: str) -> Phase:
         act = self.costs.act(self.frozen)

@@ -96,6 +96,21 @@ def test_a_rehearsal_that_the_system_ends_says_so(tmp_path: Path) -> None:
     )
 
 
+def test_a_resumed_run_keeps_no_second_copy_of_its_weights(tmp_path: Path) -> None:
+    run = train.Run(replace(CONFIG, run_dir=tmp_path / "run"))
+
+    def stop(run: train.Run) -> None:
+        run.stopping = run.step >= 20
+
+    with pytest.raises(train.Stopped):
+        run.train(stop)
+    resumed = train.resume(tmp_path / "run", pytest.fail)
+    assert resumed.step == 20
+    assert resumed.resumed
+    assert set(resumed.resumed.state) == {"env", "written"}
+    resumed.close()
+
+
 def test_an_automatic_freeze_can_be_rehearsed(needs: Needs) -> None:
     """With every signal measured and a grid made: two more encoders and embeddings of 256 observations take some."""
     auto = rehearsed(replace(CONFIG, seer=SeerConfig("auto", earliest=0, latest=3100, dtype="uint4")))

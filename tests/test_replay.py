@@ -1,5 +1,6 @@
 """The replay against a model that keeps everything in Python lists and works the definitions out step by step."""
 
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -332,3 +333,19 @@ def test_continuous_actions_come_back_as_they_went_in() -> None:
     batch = replay.sample(2)
     assert batch.action.dtype == torch.float32
     assert torch.equal(batch.action[0], torch.tensor([0.25, -1, 0.5]))
+
+
+def test_rewriting_takes_one_number_per_priority_beside_the_replay() -> None:
+    """Of a replay that holds far more than fits beside it."""
+    replay = Replay((1, 2, 2), (), np.uint8, capacity=20_000, priority_exponent=0.5)
+    obs = np.zeros((1, 2, 2), np.uint8)
+    replay.start(obs)
+    for i in range(25_000):
+        replay.add(0, float(i), False, i % 1000 == 999, obs)
+        if i % 1000 == 999:
+            replay.start(obs)
+    tracemalloc.start()
+    replay.rewrite(flat)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.5 * 8 * replay.size + 100_000

@@ -1,24 +1,28 @@
-"""The report in a real browser: every chart is drawn, the axes switch, nothing is loaded, and it fits a phone."""
+"""The report in a real browser: every chart is drawn, the axes switch, nothing is loaded, it fits a phone, and no text runs."""
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from seer_rl import results, train
+from seer_rl import report as pages
+from seer_rl import results, stats, train
 from seer_rl.__main__ import main
 from seer_rl.checkpoint import CONFIG
-from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, TransferConfig
 from seer_rl.logger import METRICS
 from seer_rl.rainbow import RainbowConfig
+from tests.test_results import made
 
 GAMES, ARMS, SEEDS = ("qbert", "pong"), ("SEER", "baseline"), (1, 2)
 PHONE, DESKTOP = {"width": 375, "height": 740}, {"width": 1280, "height": 900}
@@ -71,8 +75,11 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def visit(browser: Browser, path: Path, problems: list[str], **options: Any) -> Page:
+def visit(browser: Browser, path: Path, problems: list[str], init: str = "", **options: Any) -> Page:
+    """Open a page, with a script of ours before any of its own; `problems` gets all that should not be."""
     page = browser.new_page(**options)
+    page.add_init_script(init)
+    page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
     page.on("console", lambda message: problems.append(f"console: {message.text}") if message.type != "log" else None)
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on("request", lambda request: problems.append(request.url) if not local(request.url, path) else None)
@@ -165,58 +172,6 @@ def test_contents(report: Path, runs: Path) -> None:
     assert all(base64.b64decode(image).startswith(b"\xff\xd8") for image in images)
 
 
-EVIL = (
-    'x"><img src=x onerror=hacked()>', "</script><script>hacked()</script>", "{{DATA}}", "{{ data }}", "{% raw %}",
-    "' onclick='hacked()", "<!--", "a" * 10_000, "\u202egnp.exe\u202c", "&lt;script&gt;", "javascript:hacked()",
-    "`${hacked()}`", "$x^2", "|a|b|\n|-|", "]]>", "\u0001\u007f", "<svg/onload=hacked()>", "__proto__", "constructor",
-)  # fmt: skip
-
-
-def test_names_that_files_can_hold_are_only_text(runs: Path, browser: Browser, tmp_path: Path) -> None:
-    """Hostile words in every setting that is text, and numbers that are none: no script runs, every chart is drawn."""
-    import tomllib
-
-    import tomli_w
-
-    for i, evil in enumerate(EVIL):
-        for seed in SEEDS:
-            run = tmp_path / "runs" / f"{i}{evil[:40].replace('/', '')}{seed}"
-            shutil.copytree(runs / f"pong-SEER-{seed}", run)
-            config = tomllib.loads((run / CONFIG).read_text("utf-8"))
-            config["label"], config["run_dir"] = evil, evil
-            config["env"] = f"atari/{evil}"
-            config["transfer"] = {"source": evil, "only": "all"}
-            config["agent"]["encoder"] = evil
-            config["seed"] = 10**15 if i % 2 else seed
-            (run / CONFIG).write_bytes(tomli_w.dumps(config).encode())
-            if i % 3 == 0:
-                with (run / METRICS).open("a", newline="") as file:
-                    file.write("150,charts/episodic_return,nan\r\n160,losses/loss,1e308\r\n160,compute/flops,inf\r\n")
-                    file.write(f'160,"{evil[:20].strip()}",3\r\n')
-    assert main(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "r.html"), "--no-film"]) == 0
-    problems: list[str] = []
-    page = browser.new_page()
-    page.expose_function("hacked", lambda *_: problems.append("a script ran"))
-    page.on("dialog", lambda dialog: problems.append(dialog.message))
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-    page.on("request", lambda request: problems.append(request.url) if not local(request.url, tmp_path / "r.html") else None)
-    page.goto((tmp_path / "r.html").as_uri())
-    names = page.evaluate("charts.map(chart => chart.id)")
-    assert len(names) == 3 * len(EVIL)
-    for name in names:
-        assert page.locator(f"#{name} canvas").evaluate(INK) > 500, name
-    for evil in EVIL:
-        assert evil.strip() in page.evaluate("document.body.textContent"), evil
-    page.screenshot(path=tmp_path / "hostile.png")
-    assert problems == []
-    # And if a hole were found in spite of all that: the page's own policy lets no other script run.
-    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=hacked()>')")
-    page.wait_for_timeout(300)
-    assert "a script ran" not in problems
-    page.close()
-
-
 def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that is going, one not begun, and one whose metrics are damaged."""
     shutil.copytree(runs, tmp_path / "runs")
@@ -266,3 +221,180 @@ def test_refusals(arguments: str, words: str, tmp_path: Path, monkeypatch: pytes
     said = capsys.readouterr().err
     assert words.lower() in said.lower() or "at least one" in said
     assert said.count("\n") == 1
+
+
+# What somebody could write wherever a file lets them.
+HOSTILE = [
+    '"><img src=x onerror=hacked()>',
+    "</script><script>hacked()</script>",
+    "</title></style><script>hacked()</script>",
+    "' onmouseover=hacked() '",
+    "<svg/onload=hacked()>",
+    "<!-- ",
+    "{{DATA}}",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:hacked()//`${hacked()}`",
+    "\\u003cscript\\u003e &lt;b&gt; $x^2$ %s {0}",
+    "right \u202eto left\u2066 \u200f",
+    "control \x00\x07\x1b[31m\x7f\x85\u2028\n\r\t",
+    "基线 \U0001f642",
+    "long " * 2_000,
+    "x" * 10_000,
+]
+DETECTOR = "window.hacked = () => { window.was_hacked = true; }"
+
+
+def curve(scale: float = 1.0) -> dict[str, list[tuple[int, float]]]:
+    """Metrics of a run of 160 steps."""
+    steps = range(40, 161, 40)
+    return {
+        "eval/random_return": [(0, 1.0)],
+        "eval/return": [(step, scale * step) for step in steps],
+        "compute/flops": [(step, scale * 1e9 * step) for step in steps],
+        "replay/bytes": [(step, scale * 1e4 * step) for step in steps],
+        "losses/loss": [(step, float("nan")) for step in steps],
+        "charts/SPS": [(step, scale * 50) for step in steps],
+        "seer/freeze_step": [(80, 80.0)],
+    }
+
+
+def test_hostile_names_are_text(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """In every field that a file can set, and as names of directories: no script runs, and every chart is drawn."""
+    monkeypatch.setattr(stats, "REPEATS", 5)
+    runs = tmp_path / "runs"
+    for i, text in enumerate(HOSTILE):
+        donor = TransferConfig(Path(text), "encoder")
+        config = TrainConfig(f"atari/{text}", 160, label=text, run_dir=Path(text), transfer=donor)
+        name = os.fsdecode(f"{i} {text[:80]}".replace("/", "|").replace("\0", "").encode() + b"\xff")
+        made(runs / name, config, curve())
+        for j, env in enumerate(
+            ('atari/"pong"', "atari/<Pong>", "atari/{{qbert}}")
+        ):  # one game and another, whatever is around
+            made(runs / f"{i} {j}", replace(config, env=env, seed=j), curve())
+    made(runs / "huge", TrainConfig("dmc/huge", 160, seed=2**63 - 1), curve(1e27))
+    made(runs / "no slash", TrainConfig("", 160, label="<b>"), curve())
+    damages: dict[str, Callable[[Path], object]] = {
+        "settings": lambda run: (run / CONFIG).write_text((run / CONFIG).read_text().replace('"auto"', '"<script>"')),
+        "encoding": lambda run: (run / CONFIG).write_bytes(b"\xff"),
+        "nested": lambda run: (run / CONFIG).write_text("env = " + "[" * 5000 + "]" * 5000),
+        "number": lambda run: (run / CONFIG).write_text(
+            (run / CONFIG).read_text().replace("seed = 0", f"seed = 0x{'f' * 5000}")
+        ),
+        "nan": lambda run: add(run, "160,eval/return,nan"),
+        "infinite": lambda run: add(run, "160,compute/flops,inf"),
+        "beyond": lambda run: add(run, "160,charts/SPS,-1e300"),
+        "steps": lambda run: add(run, f"{10**30},eval/return,1"),
+        "back": lambda run: add(run, "0,eval/return,1"),
+        "column": lambda run: add(run, "170,eval/return,1,2"),
+        "nul": lambda run: add(run, "170,eval/return,\0"),
+        "quote": lambda run: add(run, '170,"eval/return'),
+        "field": lambda run: add(run, f"170,{'x' * 200_000},1"),
+        "torn": lambda run: (run / METRICS).write_bytes((run / METRICS).read_bytes()[:-3]),
+        "empty": lambda run: (run / METRICS).write_bytes(b""),
+        "pipe": lambda run: instead(run / METRICS, os.mkfifo),
+        "directory": lambda run: instead(run / METRICS, os.mkdir),
+        "no clock": lambda run: (run / "clock.csv").unlink(),
+    }
+    for name, damage in damages.items():
+        made(runs / f"bad {name}", TrainConfig("atari/pong", 160), curve())
+        damage(runs / f"bad {name}")
+    assert main(["report", str(runs), "-o", str(tmp_path / "page.html"), "--no-film"]) == 0
+    said = capsys.readouterr()
+    bad = sorted(path.name for path in runs.glob("bad *"))
+    for name in bad:
+        assert sum(line.startswith("note: left out: ") and name in line for line in said.err.splitlines()) == 1, name
+    assert said.err.count("note: left out: ") == len(bad)
+    assert f"{4 * len(HOSTILE) + 2} runs" in (tmp_path / "page.html").read_text()
+
+    problems: list[str] = []
+    for size in (DESKTOP, PHONE):
+        page = visit(browser, tmp_path / "page.html", problems, init=DETECTOR, viewport=size)
+        canvases = page.locator("canvas")
+        assert canvases.count() == 1 + 3 * (len(HOSTILE) + 4)
+        for i in range(canvases.count()):
+            assert canvases.nth(i).evaluate(INK) > 500, i
+        page.locator("body").evaluate(
+            "body => body.querySelectorAll('*').forEach(one => one.dispatchEvent(new Event('mouseover')))"
+        )
+        assert page.evaluate("window.was_hacked") is None
+        assert page.evaluate("[document.scripts.length, document.images.length, document.styleSheets.length]") == [3, 0, 2]
+        attributes = set(page.evaluate("[...document.querySelectorAll('*')].flatMap(one => one.getAttributeNames())"))
+        assert not [name for name in attributes if name.startswith("on")]
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+        assert len(ids) == len(set(ids))
+        assert all(re.fullmatch(r"data|chart-\d+(-keys)?", name) for name in ids)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= size["width"]
+        cells = page.locator("td").all_text_contents()
+        for text in (*HOSTILE[:10], *HOSTILE[12:]):
+            assert text in cells
+        assert r"right \u202eto left\u2066 \u200f" in cells
+        assert r"control \x00\x07\x1b[31m\x7f\x85\u2028\n\r\t" in cells
+        page.close()
+    assert problems == []
+
+
+def instead(path: Path, make: Callable[[Path], None]) -> None:
+    """Put something else in a file's place."""
+    path.unlink()
+    make(path)
+
+
+def add(run: Path, row: str) -> None:
+    """A line at the end of a run's metrics."""
+    with (run / METRICS).open("a", newline="") as file:
+        file.write(f"{row}\r\n")
+
+
+def test_the_policy_stops_what_would_get_into_the_page(browser: Browser, tmp_path: Path) -> None:
+    """Were something not escaped after all: it would neither run nor load anything."""
+    pages.write([made(tmp_path / "run", TrainConfig("atari/pong", 160), curve())], tmp_path / "page.html", ["report"], print)
+    text = (tmp_path / "page.html").read_text()
+    injected = (
+        "<script>hacked()</script><img src=x onerror=hacked()><img src=http://127.0.0.1:9/><iframe srcdoc=hello></iframe>"
+        "<a href=javascript:hacked() id=link>here</a><style>body { display: none }</style><base href=http://127.0.0.1:9/>"
+    )
+    (tmp_path / "page.html").write_text(text.replace("<h1>", f"{injected}<h1>", 1))
+    problems: list[str] = []
+    loaded: list[str] = []
+    page = browser.new_page()
+    page.add_init_script(DETECTOR)
+    page.on("response", lambda response: loaded.append(response.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator("#link").click()
+    assert page.evaluate("window.was_hacked") is None
+    assert page.evaluate("getComputedStyle(document.body).display") != "none"
+    assert page.locator("canvas").count() == 3
+    assert len(problems) >= 6
+    assert [problem for problem in problems if "Content Security Policy" not in problem] == []
+    assert [url for url in loaded if not local(url, tmp_path / "page.html")] == []
+    page.close()
+
+
+def test_an_open_page_reloads_itself(browser: Browser, tmp_path: Path) -> None:
+    run, output = made(tmp_path / "run", TrainConfig("atari/pong", 160), curve()), tmp_path / "page.html"
+    pages.write([run], output, ["report"], print, refresh=1)
+    problems: list[str] = []
+    page = visit(browser, output, problems)
+    assert page.locator("meta[http-equiv=refresh]").count() == 1
+    pages.write([run], output, ["report"], print)
+    page.locator("meta[http-equiv=refresh]").wait_for(state="detached", timeout=20_000)
+    assert page.locator("canvas").count() == 3
+    assert problems == []
+    page.close()
+
+
+def test_a_film_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
+    """By an agent that is none, and of a game that is none."""
+    notes: list[str] = []
+    found = [
+        made(tmp_path / "a", TrainConfig("atari/pong", 160), curve()),
+        made(tmp_path / "b", TrainConfig("atari/<nothing>", 160), curve()),
+        made(tmp_path / "c", TrainConfig("atari/qbert", 160, agent=RainbowConfig(hidden=10**15)), curve()),
+    ]
+    for result in found:
+        (result.run_dir / "agent.safetensors").write_bytes(b"nothing")
+    pages.write(found, tmp_path / "page.html", ["report"], notes.append)
+    assert [note.partition(" (")[0] for note in notes] == [f"left out: no pictures of {tmp_path / name}" for name in "abc"]
+    assert "3 runs, all done" in (tmp_path / "page.html").read_text()

@@ -20,6 +20,7 @@ MAX_FRAMES = 108_000  # half an hour of play
 MAX_NOOPS = 30
 TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # the emulator ends the process where one is to play them
 REPLAYED = 256  # frames: a restored game plays at least its latest so many again
+RESET = 255  # in the place of an action: a new game
 
 
 def make(game: str, training: bool, render_mode: str | None = None) -> gym.Env[NDArray[np.uint8], np.int64]:
@@ -59,10 +60,10 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         self._screen = np.empty(self._ale.getScreenDims(), np.uint8)
         self._lives, self._score, self._steps = 0, 0.0, 0
         self._life_lost = False  # the episode ended with a life, the game goes on
-        # States of the emulator, a console's and hence without its picture, and the actions of the frames after each.
-        self._history: list[tuple[Any, list[int]]] = [(self._ale.cloneState(include_rng=True), [])]
 
     def _load(self, seed: int) -> None:
+        # Where the emulator was, or the seed of its beginning, and the actions of the frames since; at most two such stretches.
+        self._history: list[tuple[Any, list[int]]] = [(seed, [])]
         self._ale.setInt("random_seed", seed)  # read when a game is loaded
         self._ale.loadROM(self._rom)
 
@@ -76,12 +77,12 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         if self._life_lost and seed is None:
             self._act(0)
         else:
-            self._reset_game()
+            self._act(RESET)
             self._score, self._steps = 0.0, 0
             for _ in range(int(self.np_random.integers(MAX_NOOPS + 1))):
                 self._act(0)
                 if self._ale.game_over():
-                    self._reset_game()
+                    self._act(RESET)
         self._life_lost, self._lives = False, self._ale.lives()
         return self._observe(), {"lives": self._lives}
 
@@ -116,17 +117,22 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         Where a game does not draw a frame, what was drawn before is still shown, and of that a console's state knows nothing.
         So the state is one of `REPLAYED` frames ago or more, where there is one, and the actions since.
         """
-        emulator = np.frombuffer(self._history[0][0].serialize(), np.uint8)
+        begun = self._history[0][0]
+        emulator = np.frombuffer(b"" if isinstance(begun, int) else begun.serialize(), np.uint8)
         since = np.array([action for _, actions in self._history for action in actions], np.uint8)
         own = {"lives": self._lives, "score": self._score, "steps": self._steps, "life_lost": self._life_lost}
-        return {"emulator": emulator, "since": since, "rng": self.np_random.bit_generator.state, **own}
+        seed = begun if isinstance(begun, int) else 0
+        return {"emulator": emulator, "seed": seed, "since": since, "rng": self.np_random.bit_generator.state, **own}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` gave."""
-        self._ale.reset_game()
-        self._ale.act(0)  # a console that has never shown a frame is not wholly restored
-        self._ale.restoreState(self._state(state["emulator"].tobytes()))
-        self._history = [(self._ale.cloneState(include_rng=True), [])]
+        if len(state["emulator"]):
+            self._ale.reset_game()
+            self._ale.act(0)  # a console that has never shown a frame is not wholly restored
+            self._ale.restoreState(self._state(state["emulator"].tobytes()))
+            self._history = [(self._ale.cloneState(include_rng=True), [])]
+        else:
+            self._load(state["seed"])
         for action in state.get("since", ()):  # version 0.1.0 saved none
             self._act(int(action))
         self.np_random.bit_generator.state = state["rng"]
@@ -134,15 +140,15 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
         self._steps, self._life_lost = state["steps"], state["life_lost"]
 
     def _act(self, action: int) -> float:
-        if len(self._history[-1][1]) == REPLAYED:
+        actions = self._history[-1][1]
+        if len(actions) >= REPLAYED and actions[-1] != RESET:  # before its first frame a game's state is not whole
             self._history = [self._history[-1], (self._ale.cloneState(include_rng=True), [])]
         self._history[-1][1].append(action)
+        if action == RESET:
+            self._ale.reset_game()
+            return 0.0
         reward: float = self._ale.act(action)
         return reward
-
-    def _reset_game(self) -> None:
-        self._ale.reset_game()
-        self._history = [(self._ale.cloneState(include_rng=True), [])]
 
     def _observe(self) -> NDArray[np.uint8]:
         self._ale.getScreenGrayscale(self._screen)
