@@ -426,8 +426,10 @@ class Run:
         seconds = sum(phase.seconds for phase in self.phases)
         if not math.isnan(self.replay.clipped):
             logger.log(self.step, {"seer/clipped": self.replay.clipped})
-        speed = {"charts/SPS": phase.steps_per_second, "charts/seconds": seconds, "charts/process_bytes": phase.process_bytes}
-        logger.log(self.step, speed, clock=True)
+        clock = {"charts/seconds": seconds, "charts/process_bytes": phase.process_bytes}
+        if not math.isnan(phase.steps_per_second):
+            clock = {"charts/SPS": phase.steps_per_second} | clock
+        logger.log(self.step, clock, clock=True)
 
     def _require_finite(self) -> None:
         """Raise Fault where learning has broken down; weights are only ever written after this has passed."""

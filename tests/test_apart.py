@@ -51,15 +51,24 @@ def test_it_is_the_same_environment(apart: Apart) -> None:
 
 def test_what_befalls_it_is_told(apart: Apart) -> None:
     apart.reset(seed=0)
-    apart.begin_step("no action")
-    with pytest.raises(EnvironmentFailed, match="Error"):
-        apart.end_step()
     apart.patience = 0.3
     os.kill(apart.pid, signal.SIGSTOP)
     with pytest.raises(EnvironmentFailed, match=r"no answer for 0\.3 seconds"):
         apart.reset()
+    os.kill(apart.pid, signal.SIGCONT)  # its late answer is not taken for that to another question
+    with pytest.raises(EnvironmentFailed, match=r"no answer for 0\.3 seconds"):
+        apart.get_state()
+
+
+def test_its_errors_are_told(apart: Apart) -> None:
+    apart.reset(seed=0)
+    apart.begin_step("no action")
+    with pytest.raises(EnvironmentFailed, match="Error"):
+        apart.end_step()
+
+
+def test_its_death_is_told(apart: Apart) -> None:
     os.kill(apart.pid, signal.SIGKILL)
-    apart.patience = 30
     with pytest.raises(EnvironmentFailed, match="its process ended with code -9"):
         apart.reset()
 

@@ -10,6 +10,7 @@ from seer_rl import build, export, train
 from seer_rl.__main__ import main
 from seer_rl.config import AGENTS, EvalConfig, TrainConfig
 from seer_rl.envs import EnvConfig
+from seer_rl.rainbow import RainbowConfig
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,8 @@ def test_the_file_acts_like_the_agent(kind: str, env: str, tmp_path: Path) -> No
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = TrainConfig("atari/pong", steps=60, eval=EvalConfig(episodes=1), run_dir=tmp_path / "run")
+    agent = RainbowConfig(learning_starts=20, batch_size=8)
+    config = TrainConfig("atari/pong", steps=60, eval=EvalConfig(episodes=1), agent=agent, run_dir=tmp_path / "run")
     train.Run(config).train()
     assert main(f"export {tmp_path / 'run'} {tmp_path / 'policy.onnx'}".split()) == 0
     said = capsys.readouterr().out

@@ -69,12 +69,12 @@ def straight(plan: Path) -> Path:
 
 
 def test_plan(tmp_path: Path) -> None:
-    grid = {"envs": ["atari/pong"], "agents": ["rainbow", "dqn"], "seeds": [0, 7], "settings": "--steps 50"}
-    found = sweep.configs(grid | {"arms": {"a": "--steps 60", "b": ""}}, tmp_path)
+    grid = {"envs": ["atari/pong"], "agents": ["rainbow", "dqn"], "seeds": [0, 7], "settings": "--steps 5000"}
+    found = sweep.configs(grid | {"arms": {"a": "--steps 6000", "b": ""}}, tmp_path)
     assert len(found) == 8
     config = found[tmp_path / "atari-pong__dqn__a__7"]
-    assert (config.env, config.seed, config.steps, config.label) == ("atari/pong", 7, 60, "a")
-    assert found[tmp_path / "atari-pong__rainbow__b__0"].steps == 50
+    assert (config.env, config.seed, config.steps, config.label) == ("atari/pong", 7, 6000, "a")
+    assert found[tmp_path / "atari-pong__rainbow__b__0"].steps == 5000
 
 
 def test_flags_say_the_same_as_a_plan() -> None:
