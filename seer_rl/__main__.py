@@ -35,6 +35,7 @@ from seer_rl.cli import Ended, Mistake, drive, filming, mistakes, parse, read, w
 from seer_rl.config import AGENTS
 from seer_rl.console import Display, scores
 from seer_rl.envs.apart import EnvironmentFailed
+from seer_rl.networks import scale_of
 from seer_rl.presets import PRESETS
 from seer_rl.terminal import Screen, complain, tell, undisturbed
 
@@ -209,8 +210,8 @@ def export_(arguments: list[str]) -> None:
                 )
                 return
         weights = transfer.encoder_weights(agent.state_dict())
-        about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": "uint8 / 255", "env": config.env,
-                 "agent": agent.name}  # fmt: skip
+        about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": scale_of(agent),
+                 "env": config.env, "agent": agent.name}  # fmt: skip
         files.write_atomically(output, transfer.encoder_file(weights, about))
     tell(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")
 

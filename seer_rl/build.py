@@ -18,7 +18,7 @@ from seer_rl.dqn import DQN
 from seer_rl.drqv2 import DrQv2
 from seer_rl.envs.apart import Apart
 from seer_rl.flops import Costs
-from seer_rl.networks import Mixed, output_shape
+from seer_rl.networks import Mixed, output_shape, scale_of
 from seer_rl.rainbow import Rainbow
 from seer_rl.replay import Replay
 from seer_rl.sac import RAD, SAC, RADConfig
@@ -161,7 +161,7 @@ def receive(agent: Agent, settings: TransferConfig) -> None:
         if settings.only != "encoder":
             raise ValueError(f"{source} is a file with an encoder at most: add --transfer.only encoder")
         weights, about = load_encoder(source)
-        shape = tuple(about["images"])
+        shape, scale = tuple(about["images"]), about.get("scale", checkpoint.FIRST_SCALE)
     else:
         config = checkpoint.load_config(source)
         donor, env = trained(source, config)
@@ -170,12 +170,14 @@ def receive(agent: Agent, settings: TransferConfig) -> None:
             raise ValueError(
                 f"{source} is of {donor.name}, not {agent.name}: its encoder alone may fit: --transfer.only encoder"
             )
-        weights, shape = dict(donor.state_dict()), donor.obs_shape
+        weights, shape, scale = dict(donor.state_dict()), donor.obs_shape, scale_of(donor)
         if settings.only == "encoder":
             weights = encoder_weights(weights)
     if shape != agent.obs_shape:
         theirs, ours = ("x".join(map(str, one)) for one in (shape, agent.obs_shape))
         raise ValueError(f"{source} has learnt from images of {theirs}, here they are {ours}")
+    if scale != scale_of(agent):
+        raise ValueError(f"{source} has learnt from pixels as {scale!r}, {agent.name} makes {scale_of(agent)!r} of them")
     try:
         (receive_encoder if settings.only == "encoder" else receive_all)(agent, weights)
     except ValueError as error:

@@ -28,6 +28,7 @@ from torch import nn
 from seer_rl import files, weights
 from seer_rl.config import TrainConfig, from_toml, name_of, to_toml
 from seer_rl.files import Bytes, Folder, Refused
+from seer_rl.networks import scale_of, set_scale
 from seer_rl.transfer import receive_all
 
 CONFIG, AGENT, CHECKPOINTS, ANALYSIS = "config.toml", "agent.safetensors", "checkpoints", "analysis"
@@ -36,6 +37,7 @@ FORMAT = 3  # of manifests
 COUNTERS = ("acts", "updates", "updated_at")  # of agents, as far as they have them
 BLOB = re.compile(r"[0-9a-f]{64}")  # the name of a blob: the SHA-256 of what is in it; or of one that is being written
 MANIFEST = re.compile(r"[0-9]{12,18}\.json")
+FIRST_SCALE = "uint8 / 255"  # of pixels, in files that say nothing of it: those of version 0.1.0
 ASIDE = ".damaged"  # behind the name of a file that is not what was written
 
 
@@ -58,14 +60,14 @@ def load_config(run_dir: Path) -> TrainConfig:
 
 def save_agent(run_dir: Path, agent: nn.Module, config: TrainConfig) -> None:
     """All weights of the agent, online and target, as safetensors; the header names the agent and its environment."""
-    files.write_atomically(run_dir / AGENT, _weights_file(agent.state_dict(), config))
+    files.write_atomically(run_dir / AGENT, _weights_file(agent.state_dict(), agent, config))
 
 
 def save_snapshot(run_dir: Path, step: int, agent: nn.Module, config: TrainConfig) -> None:
     """The online network's weights as of `step`, for looking inside."""
     online = {name: tensor for name, tensor in agent.state_dict().items() if not name.startswith("target_")}
     with Folder(run_dir) as run, run.inner(ANALYSIS, create=True) as folder:
-        folder.write(snapshot(run_dir, step).name, _weights_file(online, config))
+        folder.write(snapshot(run_dir, step).name, _weights_file(online, agent, config))
 
 
 def snapshot(run_dir: Path, step: int) -> Path:
@@ -82,8 +84,8 @@ def snapshots(run_dir: Path) -> list[int]:
     return steps
 
 
-def _weights_file(state: dict[str, torch.Tensor], config: TrainConfig) -> bytes:
-    return weights.dump(state, HEADER, {"agent": name_of(config.agent), "env": config.env})
+def _weights_file(state: dict[str, torch.Tensor], agent: nn.Module, config: TrainConfig) -> bytes:
+    return weights.dump(state, HEADER, {"agent": name_of(config.agent), "env": config.env, "scale": scale_of(agent)})
 
 
 def load_agent(run_dir: Path, agent: nn.Module, config: TrainConfig) -> None:
@@ -106,6 +108,10 @@ def _load_weights(path: Path, agent: nn.Module, config: TrainConfig, wanted: dic
     if about.get("agent") != kind or {name: tensor.shape for name, tensor in found.items()} != shapes:
         whose = f"a {about.get('agent', 'nameless')} agent for {about.get('env', 'no known environment')}"
         raise ValueError(f"{path} holds {whose}, but the settings beside it are those of {kind} for {config.env}")
+    try:
+        set_scale(agent, about.get("scale", FIRST_SCALE))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
     agent.load_state_dict(agent.state_dict() | found)
 
 
@@ -316,6 +322,7 @@ def agent_state(agent: nn.Module) -> dict[str, Any]:
         "weights": agent.state_dict(),
         "optimizers": {name: _moments(optimizer) for name, optimizer in _optimizers(agent).items()},
         "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
+        "scale": scale_of(agent),
         "generator": agent.generator.get_state(),  # type: ignore[operator, union-attr]
     }
 
@@ -339,6 +346,7 @@ def set_agent_state(agent: nn.Module, state: dict[str, Any]) -> None:
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     for name, value in state["counters"].items():
         setattr(agent, name, value)
+    set_scale(agent, state.get("scale", FIRST_SCALE))
     agent.generator.set_state(torch.from_numpy(state["generator"].copy()))  # type: ignore[operator, union-attr]
 
 

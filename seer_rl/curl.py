@@ -19,7 +19,11 @@ class CURLConfig(RADConfig):
 
 
 class CURL(RAD):
-    """RAD and a contrastive loss. Two crops of one image are needed for it: on embeddings it ends by itself."""
+    """RAD and a contrastive loss. Two crops of one image are needed for it: on embeddings it ends by itself.
+
+    As in the authors' code, two Adams step the critic's encoder down the same contrastive gradient. One is the loss's own, and
+    trains W, too. The other is the critics', whose moments are of both losses, as in the code that made the paper's curves.
+    """
 
     name: ClassVar[str] = "curl"
 
@@ -33,11 +37,13 @@ class CURL(RAD):
         self.contrastive_optimizer = torch.optim.Adam([self.similarity, *encoder], config.learning_rate, fused=True)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """RAD's update, then on images a step of encoder and W down the contrastive loss."""
+        """RAD's update, then on images two steps of the encoder and one of W down the contrastive loss."""
         metrics, errors = super().update(batch)
         if batch.obs.dtype == torch.uint8:
             loss = self.contrastive_loss(self.augment(batch.obs), self.augment(batch.obs))
+            self.critic_optimizer.zero_grad(set_to_none=True)  # the critics have no part in this loss: they are passed over
             descend(loss, self.contrastive_optimizer)
+            self.critic_optimizer.step()
             metrics["losses/contrastive"] = loss.detach()
         return metrics, errors
 

@@ -1,7 +1,8 @@
 """DrQ-v2 (Yarats et al., 2022): deep deterministic policy gradients from pixels, n-step returns, random shifts, fading noise.
 
 Convolutions are shared and trained by the critic; actor and critic own an embedding each. Of the encoder only the critic's
-embedding has a slow target. Images are convolved once per update and time step, before both losses.
+embedding has a slow target. Images are convolved once per update and time step, before both losses; the actor's loss then uses
+the embedding as the critic's step left it, of the features from before, as the authors' code does.
 """
 
 import copy
@@ -42,13 +43,14 @@ class DrQv2Config:
     noise_end: NotNegative = 0.1
     """And in the end."""
     noise_steps: Count = 100_000
-    """Agent steps in which it falls, linearly."""
+    """Agent steps in which it falls, linearly. Its authors' are 100,000 for easy tasks, 500,000 for medium and 2,000,000 for
+    hard ones."""
     noise_clip: NotNegative = 0.3
     """Noise in updates is clipped to this."""
     batch_size: Size = 256
-    """Transitions per update."""
+    """Transitions per update. Its authors': 512 for walker."""
     n_step: Size = 3
-    """Rewards summed before bootstrapping."""
+    """Rewards summed before bootstrapping. Its authors': 1 for walker."""
     discount: Share = 0.99
     """Gamma, per agent step."""
     learning_starts: Steps = 2000
@@ -73,12 +75,12 @@ class DrQv2(nn.Module):
         if config.shift >= obs_shape[-1]:
             raise ValueError(f"--agent.shift {config.shift} would move frames of {obs_shape[-1]}x{obs_shape[-1]} out of sight")
         self.config, self.obs_shape, self.actions, self.whole = config, obs_shape, actions, seam is None
-        self.convolutions, self.rest = encoder(config.encoder, obs_shape, seam)
+        self.convolutions, self.rest = encoder(config.encoder, obs_shape, seam, "uint8 / 255 - 0.5")
         features = output_shape(nn.Sequential(self.convolutions, self.rest), obs_shape, torch.uint8)[0]
         self.embedding = ActorCriticEmbedding(features, config.embedding, tanh=True)
         self.actor = mlp(config.embedding, config.hidden, actions)
         self.critic = TwinQ(config.embedding, actions, config.hidden)
-        initialize(self)
+        initialize(self, delta=False)
         self.target_embedding, self.target_critic = copy.deepcopy((self.embedding, self.critic))
         self.target_embedding.requires_grad_(False)
         self.target_critic.requires_grad_(False)
@@ -108,12 +110,21 @@ class DrQv2(nn.Module):
         """What of `obs` an update sees: images (uint8) are augmented, anything else is an embedding already."""
         return self.augment(obs) if obs.dtype == torch.uint8 else obs
 
-    def embed(self, view: torch.Tensor, *owners: nn.Module) -> list[torch.Tensor]:
-        """What each of `owners` makes of the same images [B, 2 L], convolved once; a stored embedding stands for them all."""
-        if view.dtype != torch.uint8 and self.whole:
-            return [view] * len(owners)
-        features = self.rest(self.convolutions(view) if view.dtype == torch.uint8 else view)
-        return [owner(features) for owner in owners]
+    def features(self, view: torch.Tensor) -> torch.Tensor:
+        """Map what an update sees to the last convolution's features [B, F]; a stored embedding [B, 2 L] stays as it is."""
+        if self.whole and view.dtype != torch.uint8:
+            return view
+        features: torch.Tensor = self.rest(self.convolutions(view) if view.dtype == torch.uint8 else view)
+        return features
+
+    def embed(self, owner: nn.Module, features: torch.Tensor, stored: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map `features` to the actor's and the critic's embedding [B, L] by `owner`; `stored` ones are embeddings already."""
+        actor, critic = (features if stored else owner(features)).chunk(2, dim=-1)
+        return actor, critic
+
+    def stored(self, obs: torch.Tensor) -> bool:
+        """Tell whether `obs` are stored embeddings, rather than images or what convolutions below the seam gave."""
+        return self.whole and obs.dtype != torch.uint8
 
     @property
     def noise(self) -> float:
@@ -140,9 +151,7 @@ class DrQv2(nn.Module):
 
     def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The actor's and the critic's embedding [B, L] of `obs` as it is, without shifts."""
-        (z,) = self.embed(obs, self.embedding)
-        actor, critic = z.chunk(2, dim=-1)
-        return actor, critic
+        return self.embed(self.embedding, self.features(obs), self.stored(obs))
 
     def draw(self, like: torch.Tensor, std: float) -> torch.Tensor:
         """Gaussian noise in the shape of `like`."""
@@ -157,11 +166,12 @@ class DrQv2(nn.Module):
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One step of the critics and of the actor; returns metrics and each transition's temporal difference [B]."""
-        (z,) = self.embed(self.view(batch.obs), self.embedding)
-        actor_z, critic_z = z.chunk(2, dim=-1)
+        features, stored = self.features(self.view(batch.obs)), self.stored(batch.obs)
+        _, critic_z = self.embed(self.embedding, features, stored)
         difference = self.temporal_difference(critic_z, batch)  # [2, B]
         critic_loss = (batch.weight * difference.square()).sum(dim=0).mean()
         descend(critic_loss, self.critic_optimizer)
+        actor_z, critic_z = self.embed(self.embedding, features.detach(), stored)
         actor_loss = self.actor_loss(actor_z, critic_z.detach())
         descend(actor_loss, self.actor_optimizer)
         track(self.target_critic, self.critic, self.config.tau)
@@ -172,15 +182,17 @@ class DrQv2(nn.Module):
 
     def errors(self, batch: Batch) -> torch.Tensor:
         """How wrong the critics are, [B]."""
-        (z,) = self.embed(self.view(batch.obs), self.embedding)
-        return self.temporal_difference(z.chunk(2, dim=-1)[1], batch).abs().mean(dim=0)
+        _, critic_z = self.embed(self.embedding, self.features(self.view(batch.obs)), self.stored(batch.obs))
+        return self.temporal_difference(critic_z, batch).abs().mean(dim=0)
 
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Q_i(obs, action) - (reward + discount * min_j Q'_j(next_obs, a')), [2, B], a' the noisy action there (equation 2)."""
         with torch.no_grad():
-            online, target = self.embed(self.view(batch.next_obs), self.embedding, self.target_embedding)
-            next_action = self.noisy_action(online.chunk(2, dim=-1)[0])
-            value = self.target_critic(target.chunk(2, dim=-1)[1], next_action).amin(dim=0)
+            features, stored = self.features(self.view(batch.next_obs)), self.stored(batch.next_obs)
+            actor_z, _ = self.embed(self.embedding, features, stored)
+            _, target_z = self.embed(self.target_embedding, features, stored)
+            next_action = self.noisy_action(actor_z)
+            value = self.target_critic(target_z, next_action).amin(dim=0)
             goal = batch.reward + batch.discount * value
         difference: torch.Tensor = self.critic(critic_z, batch.action) - goal
         return difference
@@ -191,7 +203,10 @@ class DrQv2(nn.Module):
         return -value.mean()
 
     def parts(self, images: bool) -> list[Part]:
-        """What an update and an act compute. Convolutions: forward on obs and next_obs, backward on obs."""
+        """What an update and an act compute. Convolutions: forward on obs and next_obs, backward on obs.
+
+        Embeddings: the online one on next_obs and twice on obs, the target's on next_obs.
+        """
         length, heads_first = self.config.embedding, self.whole and not images
         critics = layers(self.critic.q1, (length + self.actions,)) * 2  # on obs, for the actor, and the target's
         heads = [
@@ -204,8 +219,8 @@ class DrQv2(nn.Module):
         own = 1 if self.whole else 0  # embeddings are below the seam, or above it
         if images or not self.whole:
             heads += [
-                Part(layers(self.embedding.critic, features), 3, 1, spared=not images and not rest, acts=1, below=own),
-                Part(layers(self.embedding.actor, features), 3, 1, spared=1, acts=1, below=own),
+                Part(layers(self.embedding.critic, features), 4, 1, spared=not images and not rest, acts=1, below=own),
+                Part(layers(self.embedding.actor, features), 4, 1, spared=1, acts=1, below=own),
                 Part(rest, 2, 1, spared=not images, acts=1),
             ]
         if images:

@@ -20,15 +20,42 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
 }
 IMPALA_STAGES = (16, 32, 32)
 ENCODERS = (*CONVOLUTIONS, "impala")
+SCALES = {"uint8 / 255": 0.0, "uint8 / 255 - 0.5": -0.5}  # what an encoder makes of pixels, as its file says, and the summand
 
 
 class Pixels(nn.Module):
-    """uint8 [B, C, H, W] in 0..255 to floats in [0, 1], the channels of a pixel side by side: convolutions are faster so."""
+    """Map uint8 [B, C, H, W] to floats as `scale`, one of `SCALES`, says.
+
+    The channels of a pixel lie side by side in the result: convolutions are faster so.
+    """
+
+    def __init__(self, scale: str = "uint8 / 255") -> None:
+        super().__init__()
+        self.scale = scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        return x.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)
+        y = x.contiguous(memory_format=torch.channels_last).to(dtype).div_(255)
+        summand = SCALES[self.scale]
+        return y.add_(summand) if summand else y
+
+
+def scale_of(agent: nn.Module) -> str:
+    """Return the scale, one of `SCALES`, to which the encoder of `agent` brings pixels."""
+    return next(module.scale for module in agent.modules() if isinstance(module, Pixels))
+
+
+def set_scale(agent: nn.Module, scale: str) -> None:
+    """Let every encoder in `agent` bring pixels to `scale`: the one that its weights were trained with.
+
+    Raises ValueError if it is none of `SCALES`.
+    """
+    if not isinstance(scale, str) or scale not in SCALES:  # a file may say anything
+        raise ValueError(f"there is no scale of pixels {scale!r}: it is one of {', '.join(SCALES)}")
+    for module in agent.modules():
+        if isinstance(module, Pixels):
+            module.scale = scale
 
 
 class Mixed(nn.Sequential):
@@ -62,7 +89,8 @@ class Given(nn.Module):
     """A module from elsewhere, which learnt with its statistics as they are: it stays in evaluation mode."""
 
     def __init__(self, name: str, obs_shape: tuple[int, ...]) -> None:
-        """name: "module:factory"; the factory is called with (C, H, W) and returns the module, for float images in [0, 1].
+        """name: "module:factory"; the factory is called with (C, H, W) and returns the module, for float images in [0, 1]
+        (in an agent whose scale is another of `SCALES`, in that range).
 
         Modules are also looked for in the working directory. Raises ValueError where there is none.
         """
@@ -113,10 +141,12 @@ def _blocks(name: str, obs_shape: tuple[int, ...]) -> list[OrderedDict[str, nn.M
     return blocks
 
 
-def encoder(name: str, obs_shape: tuple[int, ...], layers: int | None = None) -> tuple[Mixed, Mixed]:
+def encoder(
+    name: str, obs_shape: tuple[int, ...], layers: int | None = None, scale: str = "uint8 / 255"
+) -> tuple[Mixed, Mixed]:
     """A convolutional encoder of uint8 images [B, C, H, W], cut in two after layer `layers` (default: the last) and ReLU.
 
-    name: one of `ENCODERS`, or "module:factory" (see `Given`), which is one layer.
+    name: one of `ENCODERS`, or "module:factory" (see `Given`), which is one layer. scale: one of `SCALES`.
     Layers are convolutions, in "impala" stages of five. The lower part of a whole encoder ends with the flattened activation;
     cut earlier, it gives [B, channels, h, w] and the upper part holds the rest. Raises ValueError where the image is too small
     or no such layer exists.
@@ -126,7 +156,7 @@ def encoder(name: str, obs_shape: tuple[int, ...], layers: int | None = None) ->
     if not 1 <= cut <= len(blocks):
         kind = "stages" if name == "impala" else "convolutional layers"
         raise ValueError(f"the {name} encoder has {kind} 1 to {len(blocks)}: there is no {layers}")
-    parts: tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]] = (OrderedDict(pixels=Pixels()), OrderedDict())
+    parts: tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]] = (OrderedDict(pixels=Pixels(scale)), OrderedDict())
     for i, block in enumerate(blocks, start=1):
         parts[i > cut].update(block)
     parts[cut < len(blocks)]["flatten"] = nn.Flatten()
@@ -249,10 +279,11 @@ class TwinQ(nn.Module):
         return torch.stack([self.q1(x), self.q2(x)]).squeeze(-1)
 
 
-def initialize(module: nn.Module) -> None:
-    """Orthogonal weights, biases of zero; convolutions delta-orthogonal (Xiao et al., 2018): orthogonal in the centre.
+def initialize(module: nn.Module, delta: bool = True) -> None:
+    """Draw orthogonal weights, and set biases to zero; weights of what was given from elsewhere stay as they are.
 
-    What was given from elsewhere stays as it is.
+    Convolutions have a gain of sqrt(2) for their ReLU. delta: they are delta-orthogonal (Xiao et al., 2018): orthogonal in the
+    kernel's centre, zero beside it. Otherwise the whole kernel, as a matrix [out, in * kernel * kernel], is orthogonal.
     """
     given = {layer for one in module.modules() if isinstance(one, Given) for layer in one.modules()}
     for layer in module.modules():
@@ -264,9 +295,11 @@ def initialize(module: nn.Module) -> None:
         elif isinstance(layer, nn.Conv2d):
             assert layer.bias is not None
             centre = layer.kernel_size[0] // 2
-            nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-            nn.init.orthogonal_(layer.weight.data[:, :, centre, centre], gain=nn.init.calculate_gain("relu"))
+            if delta:
+                nn.init.zeros_(layer.weight)
+            drawn = layer.weight.data[:, :, centre, centre] if delta else layer.weight
+            nn.init.orthogonal_(drawn, gain=nn.init.calculate_gain("relu"))
 
 
 @torch.no_grad()

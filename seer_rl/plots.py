@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seer_rl import envs, files, results
+from seer_rl import files, results
 from seer_rl.results import Result
 from seer_rl.terminal import visible
 
@@ -35,26 +35,24 @@ def write(figure: Any, output: Path, dpi: int = 130) -> None:
 def curves(runs: Sequence[Path], output: Path) -> None:
     """Draw return over steps and over FLOPs, replay memory and speed of `runs` into a PNG or PDF.
 
-    Runs that were frozen at the same step share a colour, and so do those that never were: thin lines are runs, thick ones the
-    mean of runs evaluated at the same steps; a dotted line marks T_f, a dashed one a random player. Raises ValueError for a run
-    that cannot be read or has no evaluations, and for runs of several environments; ImportError without the extra [report].
+    Runs of an arm (`results.group`) share a colour: thin lines are runs, thick ones the mean of runs evaluated at the same
+    steps; a dotted line marks T_f, a dashed one a random player. Raises ValueError for a run that cannot be read or has no
+    evaluations, and for runs of several environments; ImportError without the extra [report].
     """
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need the extra [report]: pip install 'seer-rl[report]'") from error
-    names: dict[str, str] = {}
-    groups: dict[float | None, list[Result]] = {}
-    for run_dir in runs:
-        run = results.read(run_dir)
-        names.setdefault(envs.canonical(run.config.env), run.config.env)
+    found = [results.read(run_dir) for run_dir in runs]
+    for run in found:
         if not len(run.steps):
-            raise ValueError(f"{run_dir} has no evaluations yet: there is nothing to draw")
-        groups.setdefault(run.freeze_step, []).append(run)
-    if len(names) > 1:
-        several = ", ".join(map(visible, sorted(names.values())))
+            raise ValueError(f"{run.run_dir} has no evaluations yet: there is nothing to draw")
+    grouped = results.group(found)
+    if len(grouped) > 1:
+        several = ", ".join(map(visible, sorted(grouped)))
         raise ValueError(f"these runs are of {several}: draw those of each by themselves, or all with seer report")
+    ((env, groups),) = grouped.items()
 
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 6.4), layout="constrained")
@@ -65,13 +63,13 @@ def curves(runs: Sequence[Path], output: Path) -> None:
             (axes[1, 0], "replay/bytes", "agent steps", "replay, MB in use"),
             (axes[1, 1], "charts/SPS", "agent steps", "agent steps per second"),
         ]
-        colours = {freeze: f"C{i}" for i, freeze in enumerate(sorted(groups, key=lambda f: (f is None, f or 0)))}
+        colours = {label: f"C{i}" for i, label in enumerate(sorted(groups, key=lambda label: _first_freeze(groups[label])))}
         for axis, name, x_label, y_label in panels:
             scale = 1e-6 if name == "replay/bytes" else 1.0
             along: results.Axis = "flops" if x_label.startswith("FLOPs") else "steps"
-            for freeze, members in groups.items():
-                label = "never frozen" if freeze is None else f"SEER, frozen at {freeze:,.0f}"
-                label += f" ({len(members)} runs)" if len(members) > 1 else ""
+            for name_of_arm, members in groups.items():
+                colour = colours[name_of_arm]
+                label = text(name_of_arm) + (f" ({len(members)} runs)" if len(members) > 1 else "")
                 lines = []
                 for run in members:
                     points = run.metrics.get(name, [])
@@ -83,13 +81,13 @@ def curves(runs: Sequence[Path], output: Path) -> None:
                     lines.append((steps, x, y))
                     alone = len(members) == 1
                     style = {"lw": 1.8, "label": label} if alone else {"lw": 0.8, "alpha": 0.5}
-                    axis.plot(x, y, color=colours[freeze], marker="o" if name == "eval/return" else "", ms=3, **style)
-                    if freeze is not None:
-                        at = float(run.along(along, np.array([float(freeze)]))[0])
-                        axis.axvline(at, color=colours[freeze], ls=":", lw=1.2)
+                    axis.plot(x, y, color=colour, marker="o" if name == "eval/return" else "", ms=3, **style)
+                    if run.freeze_step is not None:
+                        at = float(run.along(along, np.array([float(run.freeze_step)]))[0])
+                        axis.axvline(at, color=colour, ls=":", lw=1.2)
                 if len(members) > 1 and all(steps == lines[0][0] for steps, _, _ in lines):
                     mean_x, mean_y = (np.mean([line[i] for line in lines], axis=0) for i in (1, 2))
-                    axis.plot(mean_x, mean_y, color=colours[freeze], lw=2.2, label=label)
+                    axis.plot(mean_x, mean_y, color=colour, lw=2.2, label=label)
             axis.set(xlabel=x_label, ylabel=y_label)
             axis.set_xlim(left=0)
             if name == "eval/return":
@@ -99,7 +97,11 @@ def curves(runs: Sequence[Path], output: Path) -> None:
             else:
                 axis.set_ylim(bottom=0)
         axes[0, 0].legend(frameon=False, loc="best")
-        (env,) = names.values()
         title = f"{text(env)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$"
         figure.suptitle(title)
         write(figure, output)
+
+
+def _first_freeze(runs: Sequence[Result]) -> float:
+    """The earliest freeze of an arm, in agent steps; infinity where there was none."""
+    return min((float(run.freeze_step) for run in runs if run.freeze_step is not None), default=float("inf"))

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 Axis = Literal["steps", "flops", "seconds", "bytes"]
 SHOWN = ("eval/return", "eval/random_return", "compute/flops", "charts/seconds", "charts/SPS", "charts/process_bytes",
          "replay/bytes", "seer/freeze_step")  # fmt: skip
+NEVER, CONVERGED = "never", "when converged"  # of when an encoder was frozen; else a step
 LARGEST = float(np.finfo(np.float32).max)  # of what is shown
 
 
@@ -38,14 +39,38 @@ class Result:
         return int(self.metrics["seer/freeze_step"][0][1]) if "seer/freeze_step" in self.metrics else None
 
     @property
+    def frozen(self) -> str:
+        """Whether and when its encoder was frozen: "never", "when converged" or "at 50,000".
+
+        What happened counts, not what the settings hoped for; until the run has ended, what they plan.
+        """
+        planned, steps = self.config.seer.freeze_step, self.config.steps
+        hopeless = planned is None or (planned == "auto" and self.config.seer.between(steps)[0] >= steps)
+        if self.freeze_step is None and (hopeless or self.has_ended):
+            return NEVER
+        step = planned if self.freeze_step is None else self.freeze_step
+        return CONVERGED if planned == "auto" else f"at {step:,}"
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """What tells arms apart, whatever they are called; each as a few words."""
+        config, never = self.config, self.frozen == NEVER
+        return {
+            "frozen": "never frozen" if never else f"frozen {self.frozen}",
+            "stored": "images" if never else config.seer.dtype,
+            "priority": f"priority {config.replay.priority_exponent:g}",
+            "n_step": f"{config.agent.n_step}-step returns",
+        }
+
+    @property
     def label(self) -> str:
         """What its settings are called."""
-        planned, donor = self.config.seer.freeze_step, self.config.transfer.source
-        if donor and not self.config.label:
+        donor = self.config.transfer.source
+        if self.config.label:
+            return self.config.label
+        if donor:
             return f"{'encoder' if self.config.transfer.only == 'encoder' else 'network'} of {donor.name}"
-        if self.config.label or planned is None:
-            return self.config.label or "never frozen"
-        return "SEER, frozen when converged" if planned == "auto" else f"SEER, frozen at {planned:,}"
+        return "never frozen" if self.frozen == NEVER else f"SEER, frozen {self.frozen}"
 
     @cached_property
     def step(self) -> int:
@@ -171,21 +196,29 @@ def _run_dirs(top: Path, say: Callable[[str], None]) -> list[Path]:
 
 
 def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
-    """Runs by environment, and in it by what their settings are called; with the agent's name where there are several.
+    """Group runs by environment, and in it by what their settings are called; with the agent's name where there are several.
 
-    An environment is called as the first of its runs spells it.
+    Where runs of one environment are called the same but differ in their `traits`, every run's name says those traits, too: an
+    arm never holds runs of several kinds. An environment is called as the first of its runs spells it.
     """
     results = list(results)
     names: dict[str, str] = {}
     agents: dict[str, set[str]] = {}
+    called: dict[tuple[str, str], list[dict[str, str]]] = {}  # the traits of an environment's runs of one name
     for result in results:
         env = names.setdefault(envs.canonical(result.config.env), result.config.env)
         agents.setdefault(env, set()).add(result.agent)
+        called.setdefault((env, result.label), []).append(result.traits)
+    telling = [
+        trait for trait in (results[0].traits if results else ())
+        if any(len({traits[trait] for traits in alike}) > 1 for alike in called.values())
+    ]  # fmt: skip
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         env = names[envs.canonical(result.config.env)]
-        label = f"{result.agent}, {result.label}" if len(agents[env]) > 1 else result.label
-        groups.setdefault(env, {}).setdefault(label, []).append(result)
+        words = [result.agent] if len(agents[env]) > 1 else []
+        words += [result.label, *(result.traits[trait] for trait in telling if result.traits[trait] not in result.label)]
+        groups.setdefault(env, {}).setdefault(", ".join(words), []).append(result)
     return groups
 
 

@@ -157,14 +157,20 @@ class SAC(nn.Module):
         return torch.tanh(u), log_p
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One step of the critics, at times of all else; returns metrics and each transition's temporal difference [B]."""
-        actor_z, critic_z = self.embed(self.lower, self.upper, self.view(batch.obs))
+        """One step of the critics, at times of all else; returns metrics and each transition's temporal difference [B].
+
+        The actor's loss is of embeddings by the encoder as the critics' step left it, as in the originals. Where embeddings
+        are stored there is nothing to compute again.
+        """
+        view = self.view(batch.obs)
+        _, critic_z = self.embed(self.lower, self.upper, view)
         difference = self.temporal_difference(critic_z, batch)  # [2, B]
         critic_loss = (batch.weight * difference.square()).sum(dim=0).mean()
         descend(critic_loss, self.critic_optimizer)
         metrics = {"losses/critic": critic_loss.detach()}
         self.updates += 1
         if self.updates % self.config.slow_every == 0:
+            actor_z, critic_z = self.embed(self.lower, self.upper, view)
             actor_loss, log_p = self.actor_loss(actor_z, critic_z.detach())
             descend(actor_loss, self.actor_optimizer)
             descend(self.temperature_loss(log_p.detach()), self.temperature_optimizer)
@@ -216,7 +222,10 @@ class SAC(nn.Module):
         ]
 
     def encoder_parts(self, images: bool) -> list[Part]:
-        """The encoder's share. Forward: online on obs and next_obs, target on next_obs; backward: online on obs."""
+        """The encoder's share. Forward: online on obs and next_obs, target on next_obs; backward: online on obs.
+
+        And forward on obs once more for the actor's loss.
+        """
         modules = [(self.upper, output_shape(self.lower, self.obs_shape, torch.uint8), torch.float32, 0)]
         if images:
             modules.append((self.lower, self.obs_shape, torch.uint8, 1))
@@ -228,9 +237,9 @@ class SAC(nn.Module):
             shared = [layer for layer in found if not layer.name.startswith("embedding")]
             first = below or not images
             parts += [
-                Part(shared, 3, 1, spared=first, acts=1, below=2 * below),
-                Part(critics, 3, 1, spared=first, acts=1, below=below),
-                Part(actors, 3, slow, spared=slow, acts=1, below=below),  # gets features without their gradients
+                Part(shared, 3 + slow, 1, spared=first, acts=1, below=2 * below),
+                Part(critics, 3 + slow, 1, spared=first, acts=1, below=below),
+                Part(actors, 3 + slow, slow, spared=slow, acts=1, below=below),  # gets features without their gradients
             ]
         return parts
 

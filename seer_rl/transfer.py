@@ -68,7 +68,11 @@ def receive_all(agent: nn.Module, donor: Mapping[str, torch.Tensor]) -> None:
 
 
 def encoder_file(encoder: Weights, about: Mapping[str, Any]) -> bytes:
-    """The contents of an encoder's file. about: plain values: "images", the shape that it takes, and whatever else is known."""
+    """Make the contents of an encoder's file.
+
+    about: plain values: "images", the shape that it takes, "scale", to which it brings their pixels (one of `SCALES`), and
+    whatever else is known.
+    """
     return weights.dump(encoder, HEADER, about)
 
 

@@ -1,5 +1,6 @@
 """SAC, RAD, CURL and DrQ-v2: their formulas against calculations of another kind, and that they learn."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -45,10 +46,13 @@ def mlp_by_hand(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x @ w["fc4.weight"].T + w["fc4.bias"]
 
 
-def embed_by_hand(module: nn.Module, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The actor's and the critic's embedding in float64: convolutions as sums over shifted images, then fc and LayerNorm."""
+def embed_by_hand(module: nn.Module, obs: torch.Tensor, summand: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The actor's and the critic's embedding in float64: convolutions as sums over shifted images, then fc and LayerNorm.
+
+    Pixels are divided by 255, and `summand` is added.
+    """
     w = {name: p.detach().double() for name, p in module.named_parameters()}
-    x = obs.double() / 255
+    x = obs.double() / 255 + summand
     for i, stride in enumerate((2, 1, 1, 1), start=1):
         weight, bias = w[f"conv{i}.weight"], w[f"conv{i}.bias"]
         out = (x.shape[-1] - 3) // stride + 1
@@ -205,9 +209,9 @@ def test_drqv2_losses_are_the_definitions_in_float64() -> None:
     agent.acts = 50_000
     assert agent.noise == pytest.approx(0.55)
     agent.generator.manual_seed(7)
-    (z,) = agent.embed(b.obs, agent.embedding)
-    difference = agent.temporal_difference(z.chunk(2, dim=-1)[1], b)
-    loss = agent.actor_loss(*z.chunk(2, dim=-1))
+    actor_z, critic_z = agent.embed(agent.embedding, agent.features(b.obs), False)
+    difference = agent.temporal_difference(critic_z, b)
+    loss = agent.actor_loss(actor_z, critic_z)
     g = torch.Generator().manual_seed(7)
     torch.randint(1, (6,), generator=g), torch.randint(1, (6,), generator=g)  # shifts, by nothing
     first = torch.randn(6, A, generator=g).double()
@@ -225,13 +229,93 @@ def test_drqv2_losses_are_the_definitions_in_float64() -> None:
         for name, child in agent.convolutions.named_children():
             module.add_module(name, child)
         module.add_module("embedding", embedding)
-    actor_next = embed_by_hand(online, b.next_obs)[0].tanh()
-    critic_next = embed_by_hand(target, b.next_obs)[1].tanh()
-    actor_now, critic_now = (x.tanh() for x in embed_by_hand(online, b.obs))
+    actor_next = embed_by_hand(online, b.next_obs, -0.5)[0].tanh()
+    critic_next = embed_by_hand(target, b.next_obs, -0.5)[1].tanh()
+    actor_now, critic_now = (x.tanh() for x in embed_by_hand(online, b.obs, -0.5))
     goal = b.reward + b.discount * q(agent.target_critic, critic_next, noisy(actor_next, first)).min(0).values
     torch.testing.assert_close(difference.double(), q(agent.critic, critic_now, b.action.double()) - goal, atol=1e-4, rtol=1e-4)
     expected = -q(agent.critic, critic_now, noisy(actor_now, second)).min(0).values.mean()
     torch.testing.assert_close(loss.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_curls_encoder_is_stepped_by_two_adams() -> None:
+    """By Adam's formula in float64, on the moments that the critics' loss left, and on new ones (Kingma & Ba, algorithm 1)."""
+    agents = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        agents.append(CURL(CURLConfig(crop=16, **SMALL), (3, 20, 20), A, seed=3))
+    agent, other = agents
+    images = batch(shape=(3, 20, 20))
+    agent.update(images)
+    RAD.update(other, images)
+    loss = other.contrastive_loss(other.augment(images.obs), other.augment(images.obs))
+    names = [name for name, p in other.named_parameters() if name.startswith("lower") and "embedding.actor" not in name]
+    parameters = [other.get_parameter(name) for name in names]
+    gradients = torch.autograd.grad(loss, [*parameters, other.similarity])
+    rate = other.config.learning_rate
+
+    def adam(g: torch.Tensor, m: torch.Tensor | float, v: torch.Tensor | float, t: int) -> torch.Tensor:
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        return rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)) ** 0.5 + 1e-8)
+
+    for name, p, gradient in zip(names, parameters, gradients, strict=False):
+        left, g = other.critic_optimizer.state[p], gradient.double()
+        assert left["step"] == 1
+        step = adam(g, left["exp_avg"].double(), left["exp_avg_sq"].double(), 2) + adam(g, 0.0, 0.0, 1)
+        torch.testing.assert_close(agent.get_parameter(name).double(), p.double() - step, atol=2e-6, rtol=0, msg=name)
+        assert step.abs().max() > rate  # more than one of them can make
+    torch.testing.assert_close(
+        agent.similarity.double(), other.similarity.double() - adam(gradients[-1].double(), 0.0, 0.0, 1), atol=2e-6, rtol=0
+    )
+    assert all(torch.equal(a, b) for a, b in zip(agent.critic.parameters(), other.critic.parameters(), strict=True))
+
+
+def test_the_actor_learns_from_embeddings_as_the_critics_step_left_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAC encodes again; DrQ-v2 keeps the convolutions' features and embeds them again. Both calculated in float64."""
+    agent, b = sac(slow_every=1), batch()
+    before = embed_by_hand(agent.lower, b.obs)
+    loss = agent.actor_loss
+    seen: list[float] = []
+
+    def check(actor_z: torch.Tensor, critic_z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for z, expected, old in zip((actor_z, critic_z), embed_by_hand(agent.lower, b.obs), before, strict=True):
+            torch.testing.assert_close(z.double(), expected, atol=1e-4, rtol=1e-4)
+            seen.append(float((expected - old).abs().max()))
+        return loss(actor_z, critic_z)
+
+    monkeypatch.setattr(agent, "actor_loss", check)
+    agent.update(b)
+    assert min(seen) > 0.01  # the step has changed them by more than the tolerance
+
+    torch.manual_seed(0)
+    drq = DrQv2(DrQv2Config(shift=0, learning_rate=1e-3, **SMALL), SHAPE, A)
+    mixed = nn.Module()
+    for name, child in copy.deepcopy(drq.convolutions).named_children():
+        mixed.add_module(name, child)  # as they are before the update
+    mixed.add_module("embedding", drq.embedding)
+    before = embed_by_hand(mixed, b.obs, -0.5)
+    drq_loss, steps = drq.actor_loss, []
+
+    def check_drq(actor_z: torch.Tensor, critic_z: torch.Tensor) -> torch.Tensor:
+        for z, expected, old in zip((actor_z, critic_z), embed_by_hand(mixed, b.obs, -0.5), before, strict=True):
+            torch.testing.assert_close(z.double(), expected.tanh(), atol=1e-4, rtol=1e-4)
+            steps.append(float((expected - old).abs().max()))
+        return drq_loss(actor_z, critic_z)
+
+    monkeypatch.setattr(drq, "actor_loss", check_drq)
+    drq.update(b)
+    assert steps[0] == 0  # the actor's embedding is not the critics' to move
+    assert steps[1] > 0.01
+
+
+def test_drqv2_begins_with_convolutions_that_are_orthogonal_over_the_whole_kernel() -> None:
+    agent = DrQv2(DrQv2Config(), (9, 84, 84), A)
+    for i in (1, 2, 3, 4):
+        rows = agent.get_parameter(f"convolutions.conv{i}.weight").detach().double().flatten(1)  # [32, inputs * 9]
+        torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(32, dtype=torch.float64), atol=1e-5, rtol=0)  # gain sqrt 2
+    assert agent.get_parameter("convolutions.conv1.weight").std().item() == pytest.approx(math.sqrt(2 / 81), rel=0.03)
+    linear = agent.get_parameter("actor.hidden.fc2.weight").detach().double()
+    torch.testing.assert_close(linear.T @ linear, torch.eye(50, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_drqv2_noise_fades_and_passes_gradients_where_it_is_cut() -> None:
@@ -302,7 +386,7 @@ def test_a_time_limit_is_not_the_end_of_value(name: str, frozen: bool) -> None:
         if isinstance(agent, SAC):
             z = agent.embed(agent.lower, agent.upper, b.obs)[1]
         else:
-            z = agent.embed(b.obs, agent.embedding)[0].chunk(2, dim=-1)[1]
+            z = agent.embed(agent.embedding, agent.features(b.obs), agent.stored(b.obs))[1]
         q = agent.critic(z, b.action)
     assert q.mean().item() == pytest.approx(10, rel=0.03)
     assert q.min().item() > 8

@@ -128,6 +128,16 @@ def test_fast_rendering_is_another_picture() -> None:
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 40  # of the same scene
 
 
+def test_the_camera_is_chosen_among_the_models() -> None:
+    env = envs.make("dmc/quadruped-walk", True, EnvConfig(size=84, camera=2))
+    obs, _ = env.reset(seed=0)
+    theirs = [env.unwrapped._env.physics.render(84, 84, camera_id=i).transpose(2, 0, 1) for i in range(3)]  # type: ignore[attr-defined]
+    assert [np.array_equal(obs[-3:], picture) for picture in theirs] == [False, False, True]
+    env.close()
+    with pytest.raises(ValueError, match="there is no camera 4 in quadruped-walk: its 4 are counted from 0"):
+        envs.make("dmc/quadruped-walk", True, EnvConfig(camera=4))
+
+
 def test_frames_may_be_larger_than_what_mujoco_draws_into_by_itself() -> None:
     env = envs.make("dmc/cartpole-balance", True, EnvConfig(size=512, fast_render=True))
     obs, _ = env.reset(seed=0)

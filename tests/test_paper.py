@@ -3,13 +3,14 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from seer_rl import results, sweep
 from seer_rl.__main__ import main
 from seer_rl.config import TrainConfig
-from seer_rl.paper import experiments, published, tables
+from seer_rl.paper import experiments, figures, published, tables
 from seer_rl.paper.experiments import FIGURES
 from tests.test_results import flops_at, made
 
@@ -28,7 +29,8 @@ def runs(tmp_path: Path) -> Path:
         metrics = {"eval/return": curve, "seer/freeze_step": [(50_000, 50_000.0)]}
         made(tmp_path / f"runs/seer-{seed}", replace(seer, seed=seed), metrics | flops)
     made(tmp_path / "runs/never", replace(never, steps=100_000), {"eval/return": [(10_000, 1.0), (100_000, 9.0)]} | flops)
-    made(tmp_path / "runs/little", limited, {"eval/return": [(10_000, 2.0), (500_000, 77.0)]} | flops)
+    frozen = {"seer/freeze_step": [(100_000, 100_000.0)]}
+    made(tmp_path / "runs/little", limited, {"eval/return": [(10_000, 2.0), (500_000, 77.0)]} | frozen | flops)
     return tmp_path / "runs"
 
 
@@ -52,6 +54,44 @@ def test_table1(runs: Path) -> None:
     (alien,) = [row for row in earlier.rows if row[0] == "Alien"]
     assert alien[2] == "9.0 ± 0.0 (1)"
     assert any("steps 100000 (500000)" in note for note in earlier.notes)
+
+
+def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:
+    """Runs of little memory: the paper's two arms; and beside them others of the same agent, which are of neither."""
+    seer, never = of("figure4", 1, "atari/alien"), of("figure4", 0, "atari/alien")
+    auto = replace(seer.seer, freeze_step="auto")
+    frozen = {"seer/freeze_step": [(100_000, 100_000.0)], "eval/return": [(500_000, 3.0)]}
+    unfrozen = {"eval/return": [(500_000, 2.0)]}
+    made(tmp_path / "seer", seer, frozen)
+    made(tmp_path / "never", never, unfrozen)
+    made(tmp_path / "hoped", replace(seer, seer=replace(auto, earliest=500_001, latest=500_001), seed=5), unfrozen)
+    made(tmp_path / "auto", replace(seer, seer=auto), frozen)
+    made(tmp_path / "uint4", replace(seer, seer=replace(seer.seer, dtype="uint4")), frozen)
+    made(tmp_path / "der", replace(never, replay=replace(never.replay, priority_exponent=0.5)), unfrozen)
+    made(tmp_path / "short", replace(never, agent=replace(never.agent, n_step=3)), unfrozen)
+    for at in (50_000, 60_000):
+        earlier = {"seer/freeze_step": [(at, float(at))], "eval/return": [(500_000, 3.0)]}
+        made(tmp_path / str(at), replace(seer, seer=replace(seer.seer, freeze_step=at)), earlier)
+
+    def names(*left_out: str) -> list[list[str]]:
+        found = [run for run in results.find([tmp_path], print) if run.run_dir.name not in left_out]
+        arms = FIGURES["figure4"].arms
+        members = [experiments.members(FIGURES["figure4"], "atari/alien", arm, found) for arm, _ in arms]
+        return [[run.run_dir.name for run in runs] for runs in members]
+
+    assert names() == [["never", "hoped"], ["seer"]]
+    assert names("seer", "60000") == [["never", "hoped"], ["50000"]]  # with a note that its step is not the paper's
+
+
+def test_marks_at_the_end_of_an_empty_panel_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published scores of a figure without runs lie at the last step, and are drawn with room on their right."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("seer_rl.plots.write", lambda figure, output: drawn.append(figure))
+    figures.draw("figure4", [], tmp_path / "figure4.png")
+    for axis in drawn[0].axes:
+        ends = [line.get_xdata()[-1] for line in axis.get_lines() if len(line.get_xdata())]
+        assert max(ends) == published.STEPS
+        assert axis.get_xlim() == (0, pytest.approx(1.05 * published.STEPS))
 
 
 def test_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

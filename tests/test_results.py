@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seer_rl import checkpoint, results
-from seer_rl.config import SeerConfig, TrainConfig
+from seer_rl.config import ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.logger import CLOCK, HEADER, METRICS
 
 
@@ -82,6 +82,53 @@ def test_runs_are_found_below_and_grouped(tmp_path: Path) -> None:
     groups = results.group(results.find([tmp_path, tmp_path / "b"], print))
     arms = {label: len(runs) for label, runs in groups["atari/alien"].items()}
     assert arms == {"SEER, frozen at 100,000": 2, "never frozen": 1, "base": 1}
+
+
+def mixed(tmp_path: Path) -> list[results.Result]:
+    """Two seeds of each: never frozen, though one kind had hoped to be; frozen at a step; when converged; in uint4; DER."""
+    planned = replace(CONFIG, seer=SeerConfig("auto", earliest=500_001, latest=500_001))
+    auto = replace(CONFIG, seer=SeerConfig("auto"))
+    kinds = {
+        "hoped": (planned, None),
+        "step": (CONFIG, 100_000),
+        "auto": (auto, 40_000),
+        "uint4": (replace(auto, seer=replace(auto.seer, dtype="uint4")), 40_000),
+        "der": (replace(CONFIG, seer=SeerConfig(), replay=ReplayConfig(priority_exponent=0.5)), None),
+        "short returns": (replace(CONFIG, seer=SeerConfig(), agent=replace(CONFIG.agent, n_step=3)), None),
+    }
+    for name, (config, frozen) in kinds.items():
+        for seed in (1, 2):
+            at = None if frozen is None else frozen + (seed * 2_500 if config.seer.freeze_step == "auto" else 0)
+            metrics = {"eval/return": [(500_000, 1.0)]} | ({"seer/freeze_step": [(at, float(at))]} if at else {})
+            made(tmp_path / f"{name}-{seed}", replace(config, seed=seed, label="ours" if "u" in name else ""), metrics)
+    return results.find([tmp_path], print)
+
+
+def test_arms_are_told_apart_whatever_they_are_called(tmp_path: Path) -> None:
+    groups = results.group(mixed(tmp_path))["atari/alien"]
+    held = {label: sorted(run.run_dir.name for run in runs) for label, runs in groups.items()}
+    assert sorted(held.values()) == [
+        ["auto-1", "auto-2"], ["der-1", "der-2"], ["hoped-1", "hoped-2"],
+        ["short returns-1", "short returns-2"], ["step-1", "step-2"], ["uint4-1", "uint4-2"],
+    ]  # fmt: skip
+    assert {run.frozen for run in groups["never frozen, images, priority 0, 20-step returns"]} == {"never"}
+
+
+def test_what_happened_counts_not_what_was_hoped_for(tmp_path: Path) -> None:
+    auto = replace(CONFIG, seer=SeerConfig("auto"))
+    frozen, ended = {"seer/freeze_step": [(60_000, 60_000.0)]}, {"eval/return": [(500_000, 1.0)]}
+    for i, (config, metrics, expected) in enumerate(
+        [
+            (CONFIG, {}, "at 100,000"),  # it is still to come
+            (CONFIG, ended, "never"),
+            (CONFIG, frozen, "at 60,000"),
+            (auto, {}, "when converged"),
+            (auto, frozen | ended, "when converged"),
+            (auto, ended, "never"),
+            (replace(CONFIG, seer=SeerConfig()), {}, "never"),
+        ]
+    ):
+        assert made(tmp_path / str(i), config, metrics).frozen == expected
 
 
 def test_differing_settings(tmp_path: Path) -> None:

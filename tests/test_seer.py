@@ -212,7 +212,8 @@ def control_gradients(agent: SAC | DrQv2, batch: Batch) -> list[torch.Tensor]:
         above = [*agent.upper.parameters(), *agent.critic.parameters(), *agent.actor.parameters(), agent.log_temperature]
         losses = [actor_loss, agent.temperature_loss(log_p.detach())]
     else:
-        actor_z, critic_z = agent.embed(agent.view(batch.obs), agent.embedding)[0].chunk(2, dim=-1)
+        features = agent.features(agent.view(batch.obs))
+        actor_z, critic_z = agent.embed(agent.embedding, features, agent.stored(batch.obs))
         above = [*agent.rest.parameters(), *agent.critic.parameters(), *agent.actor.parameters()]
         losses = [agent.actor_loss(actor_z, critic_z.detach())]
     losses.append(agent.temporal_difference(critic_z, batch).square().sum(dim=0).mean())

@@ -229,6 +229,28 @@ def test_presets_are_the_papers() -> None:
     assert configure("atari/alien").agent == RainbowConfig()
 
 
+def test_presets_of_others_are_theirs() -> None:
+    for task, noise, n_step, batch_size, camera in (
+        ("walker-walk", 100_000, 1, 512, 0),
+        ("walker-run", 500_000, 1, 512, 0),
+        ("cartpole-swingup", 100_000, 3, 256, 0),
+        ("cheetah-run", 500_000, 3, 256, 0),
+        ("quadruped_walk", 500_000, 3, 256, 2),
+        ("humanoid-stand", 2_000_000, 3, 256, 0),
+    ):
+        for preset in (None, "paper"):
+            config = configure(f"dmc/{task}", "drqv2", preset)
+            assert config.agent == DrQv2Config(noise_steps=noise, n_step=n_step, batch_size=batch_size)
+            assert config.environment == EnvConfig(camera=camera)
+    config = configure("atari/alien", preset="der")
+    assert config.agent == RainbowConfig(random_steps=1600)
+    assert (config.steps, config.replay, config.seer) == (100_000, ReplayConfig(priority_exponent=0.5), SeerConfig())
+    with pytest.raises(ValueError, match="der is Rainbow's"):
+        configure("dmc/walker-walk", preset="der")
+    with pytest.raises(ValueError, match="der is Rainbow's"):
+        configure("atari/alien", "dqn", "der")
+
+
 def test_sizes_are_read_as_people_write_them() -> None:
     for text, size in (("70MB", 70_000_000), ("0.07 GB", 70_000_000), ("64MiB", 2**26), ("512k", 512_000), ("7056", 7056)):
         assert parse_size(text) == size

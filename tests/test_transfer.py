@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -15,13 +16,15 @@ from torch import nn
 
 from seer_rl import build, checkpoint, train, transfer
 from seer_rl.__main__ import main
-from seer_rl.config import SeerConfig, TransferConfig
+from seer_rl.config import SeerConfig, TrainConfig, TransferConfig
 from seer_rl.curl import CURL, CURLConfig
 from seer_rl.dqn import DQN, DQNConfig
 from seer_rl.drqv2 import DrQv2, DrQv2Config
+from seer_rl.envs import EnvConfig
 from seer_rl.logger import read
+from seer_rl.networks import set_scale
 from seer_rl.rainbow import Rainbow, RainbowConfig
-from seer_rl.sac import RAD, RADConfig
+from seer_rl.sac import RAD, RADConfig, SACConfig
 
 ATARI, DMC = (4, 84, 84), (9, 100, 100)
 MAKERS: dict[str, Callable[[int | None, int], nn.Module]] = {
@@ -91,6 +94,59 @@ def test_files(tmp_path: Path) -> None:
     other = RAD(RADConfig(hidden=8), DMC, 1)
     transfer.receive_encoder(other, loaded)
     assert torch.equal(embedding(other), embedding(agent))
+
+
+def saved(agent: build.Agent, config: TrainConfig, run_dir: Path) -> Path:
+    run_dir.mkdir()
+    checkpoint.save_config(run_dir, config)
+    checkpoint.save_agent(run_dir, agent, config)
+    return run_dir
+
+
+def test_encoders_that_see_pixels_on_another_scale_are_refused(tmp_path: Path) -> None:
+    """DrQ-v2's divide by 255 and subtract 0.5; with the weights of others, features would differ by half of their size."""
+    env = EnvConfig(size=84, fast_render=True)
+    drq, sac = (TrainConfig("dmc/reacher-easy", environment=env, agent=kind(hidden=8)) for kind in (DrQv2Config, SACConfig))
+    torch.manual_seed(0)
+    agents = {config: build.make_agent(config, build.make_env(config, False), 0) for config in (drq, sac)}
+    run = saved(agents[drq], drq, tmp_path / "drq")
+    assert main(["export", str(run), str(tmp_path / "encoder.safetensors")]) == 0
+    _, about = transfer.load_encoder(tmp_path / "encoder.safetensors")
+    assert about["scale"] == "uint8 / 255 - 0.5"
+    for source in (run, tmp_path / "encoder.safetensors"):
+        with pytest.raises(ValueError, match=r"learnt from pixels as 'uint8 / 255 - 0\.5', sac makes 'uint8 / 255' of them"):
+            build.receive(agents[sac], TransferConfig(source, "encoder"))
+        build.receive(agents[drq], TransferConfig(source, "encoder"))
+
+
+def test_what_version_0_1_0_trained_keeps_its_scale(tmp_path: Path) -> None:
+    """Its files do not say what it made of pixels, which was x / 255 in every agent."""
+    config = TrainConfig("dmc/reacher-easy", environment=EnvConfig(size=84, fast_render=True), agent=DrQv2Config(hidden=8))
+    agent = build.make_agent(config, build.make_env(config, False), 0)
+    obs = torch.randint(0, 256, (2, 9, 84, 84), dtype=torch.uint8)
+    set_scale(agent, "uint8 / 255")
+    old, run = agent.policy(obs), saved(agent, config, tmp_path / "run")
+    state = checkpoint.agent_state(agent)
+    weights = safetensors.torch.load_file(run / checkpoint.AGENT)
+    (run / checkpoint.AGENT).write_bytes(safetensors.torch.save(weights, {checkpoint.HEADER: '{"agent": "drqv2"}'}))
+    with pytest.warns(UserWarning, match="have no checksum"):
+        read, env = build.trained(run, config)
+    env.close()
+    assert torch.equal(read.policy(obs), old)
+    set_scale(read, "uint8 / 255 - 0.5")
+    assert not torch.equal(read.policy(obs), old)
+    del state["scale"]
+    checkpoint.set_agent_state(read, numpy_of(state))
+    assert torch.equal(read.policy(obs), old)
+    with pytest.raises(ValueError, match="no scale of pixels"):
+        set_scale(agent, ["uint8"])  # type: ignore[arg-type]  # a file may say anything
+
+
+def numpy_of(tree: Any) -> Any:
+    """The state as checkpoints hold it."""
+    if isinstance(tree, dict):
+        return {key: numpy_of(value) for key, value in tree.items()}
+    return tree.numpy() if isinstance(tree, torch.Tensor) else tree
 
 
 TINY = "--steps 200 --agent.learning-starts 100 --agent.batch-size 8 --eval.episodes 1 --eval.every 200 --no-compile"

@@ -24,6 +24,8 @@ class EnvConfig:
     """Height and width of frames. None: 100 for agents that crop, 84 for the others."""
     fast_render: bool = False
     """Without shadows, reflections and multisampling: several times faster on a CPU, but other pictures than the paper's."""
+    camera: Annotated[int, Within(0, 100)] = 0
+    """Camera of the task's model that sees: 0, as in the paper; for DrQ-v2 on quadruped 2, as its authors chose."""
 
 
 def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -36,10 +38,11 @@ def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mo
         family = ""
     if family == "atari" and task:
         if settings != EnvConfig():
-            raise ValueError("--env.action-repeat, --env.size and --env.fast-render are for dmc/ environments, not for atari/")
+            names = "--env.action-repeat, --env.size, --env.fast-render and --env.camera"
+            raise ValueError(f"{names} are for dmc/ environments, not for atari/")
         return atari.make(task, training, render_mode)
     if family == "dmc" and task:
-        return dmc.make(task, settings.action_repeat, settings.size, settings.fast_render, render_mode)
+        return dmc.make(task, settings.action_repeat, settings.size, settings.fast_render, render_mode, settings.camera)
     raise ValueError(f"there is no environment {name!r}: write atari/GAME or dmc/TASK, such as atari/alien or dmc/walker-walk")
 
 

@@ -1,7 +1,7 @@
 """DeepMind Control Suite tasks from pixels, as the paper plays them.
 
-An agent step repeats the action; an observation stacks 3 frames of RGB from camera 0, in which an episode's first frame stands
-for those before it. Actions lie in [-1, 1]. After 1000 control steps an episode is truncated: its value goes on.
+An agent step repeats the action; an observation stacks 3 frames of RGB from one camera, in which an episode's first frame
+stands for those before it. Actions lie in [-1, 1]. After 1000 control steps an episode is truncated: its value goes on.
 """
 
 import difflib
@@ -35,9 +35,10 @@ def make(
     size: int | None = None,
     fast_render: bool = False,
     render_mode: str | None = None,
+    camera: int = 0,
 ) -> gym.Env[NDArray[np.uint8], Action]:
     """The stacked environment of `task` ("walker-walk"): observations [9, size, size] uint8, colours of a frame together."""
-    env = Control(task, action_repeat, size or SIZE, fast_render, render_mode)
+    env = Control(task, action_repeat, size or SIZE, fast_render, render_mode, camera)
     stacked = gym.wrappers.FrameStackObservation(env, STACK, padding_type="reset")
     return gym.wrappers.ReshapeObservation(stacked, (STACK * 3, env.size, env.size))
 
@@ -54,12 +55,13 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         size: int = SIZE,
         fast_render: bool = False,
         render_mode: str | None = None,
+        camera: int = 0,
     ) -> None:
         """action_repeat: control steps per agent step (None: the paper's). size: height and width of frames.
 
         fast_render: without shadows, reflections and multisampling: several times faster, but other pictures than the paper's.
-        Raises ValueError, naming the nearest tasks, if there is no such task; ImportError without the extra [dmc]; OSError
-        where nothing can render.
+        camera: number of the model's camera that sees. Raises ValueError, naming the nearest tasks, if there is no such task,
+        or no such camera; ImportError without the extra [dmc]; OSError where nothing can render.
         """
         suite = _suite()
         domain, name = _task(task, suite.ALL_TASKS)
@@ -70,6 +72,10 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         self._mujoco = importlib.import_module("mujoco")
         self._all = self._mujoco.mjtState.mjSTATE_INTEGRATION
         self._built = {name: field.copy() for name, field in _fields(self._physics.model).items()}
+        if camera >= (cameras := self._physics.model.ncam):
+            self._env.close()
+            raise ValueError(f"there is no camera {camera} in {domain}-{name}: its {cameras} are counted from 0")
+        self.camera = camera
         self.action_repeat = action_repeat or ACTION_REPEATS.get(domain, 4)
         self.max_episode_steps = -(-TIME_LIMIT // self.action_repeat)
         self.size, self.render_mode = size, render_mode
@@ -150,7 +156,7 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         return np.ascontiguousarray(self._picture(self.size).transpose(2, 0, 1))
 
     def _picture(self, size: int) -> NDArray[np.uint8]:
-        picture: NDArray[np.uint8] = self._physics.render(size, size, camera_id=0, render_flag_overrides=self._flags)
+        picture: NDArray[np.uint8] = self._physics.render(size, size, camera_id=self.camera, render_flag_overrides=self._flags)
         return picture
 
     def render(self) -> NDArray[np.uint8] | None:

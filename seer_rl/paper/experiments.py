@@ -4,6 +4,7 @@ import functools
 import shlex
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from seer_rl import build, envs, train
 from seer_rl.cli import parse
 from seer_rl.config import ReplayConfig, TrainConfig, TransferConfig, name_of
 from seer_rl.logger import Logger
-from seer_rl.results import Axis, Result, differing
+from seer_rl.results import CONVERGED, NEVER, Axis, Result, differing
 from seer_rl.terminal import visible
 
 ATARI = tuple(
@@ -98,21 +99,31 @@ def config(experiment: Experiment, env: str, arm: str) -> TrainConfig:
     return parse([env, *shlex.split(experiment.settings), *shlex.split(dict(experiment.arms)[arm])])
 
 
-def kind(settings: TrainConfig) -> tuple[Any, ...]:
-    """What makes a run one of an arm rather than another's: agent, encoder, freeze, memory, batches, what it began with."""
-    agent, replay = settings.agent, settings.replay
+def kind(run: Result) -> tuple[Any, ...]:
+    """Say what makes a run one of an arm rather than another's.
+
+    That is its agent, encoder, batches, memory, and what it began with; and of its traits all but the step of the freeze.
+    """
+    settings, agent, replay = run.config, run.config.agent, run.config.replay
     limited = replay.memory is not None or (replay.capacity is not None and replay.capacity < settings.steps)
-    frozen = settings.seer.freeze_step is not None
-    encoder, batch = getattr(agent, "encoder", ""), settings.seer.batch_size if frozen else None
+    batch, layers = (None, None) if run.frozen == NEVER else (settings.seer.batch_size, settings.seer.layers)
     donor = (settings.transfer.source.name, settings.transfer.only) if settings.transfer.source else None
-    return name_of(agent), encoder, frozen, limited, agent.batch_size, batch, donor, settings.seer.layers
+    rule = run.frozen if run.frozen in (NEVER, CONVERGED) else "at a step"
+    traits = tuple(run.traits[name] for name in run.traits if name != "frozen")
+    return name_of(agent), agent.encoder, rule, *traits, limited, agent.batch_size, batch, donor, layers
 
 
 def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result]) -> list[Result]:
-    """The runs that belong to an arm in `env`."""
-    wanted = config(experiment, env, arm)
+    """List the runs that belong to an arm in `env`, by seed.
+
+    All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were.
+    """
+    wanted = Result(Path(), config(experiment, env, arm), {})
     same_env = [result for result in found if envs.plain(result.config.env) == envs.plain(env)]
-    return sorted((run for run in same_env if kind(run.config) == kind(wanted)), key=lambda run: run.config.seed)
+    fitting = sorted((run for run in same_env if kind(run) == kind(wanted)), key=lambda run: run.config.seed)
+    frozen = Counter(run.frozen for run in fitting)
+    chosen = wanted.frozen if wanted.frozen in frozen else max(frozen, key=frozen.__getitem__, default="")
+    return [run for run in fitting if run.frozen == chosen]
 
 
 # Settings that change how a run goes, not what it is.

@@ -53,7 +53,7 @@ def draw(name: str, found: Sequence[Result], output: Path) -> list[str]:
             if all(count.endswith(": 0") for count in counts):
                 axis.text(0.5, 0.5, "no runs", ha="center", va="center", color="0.5", transform=axis.transAxes)
             axis.set_xlabel(f"{LABELS[experiment.axis]}\n{'; '.join(counts)} runs", fontsize=7)
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, 1.05 * axis.dataLim.x1 if np.isfinite(axis.dataLim.x1) else None)  # marks at the end are whole
         axes[0, 0].set_ylabel("return, evaluation")
         entries = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         if entries:

@@ -98,9 +98,9 @@ def overview(groups: Groups) -> list[list[str]]:
 
 def _freezes(runs: Iterable[Result]) -> list[str]:
     """When runs were frozen, or will be."""
-    found = {run.config.seer.freeze_step if run.freeze_step is None else run.freeze_step for run in runs} - {None}
-    steps = [f"{step:,}" for step in sorted(step for step in found if isinstance(step, int))]
-    return [", ".join(steps + ["auto"] * ("auto" in found)) or "never"]
+    steps = {run.freeze_step for run in runs if run.freeze_step is not None}
+    planned = {run.frozen.removeprefix("at ") for run in runs if run.freeze_step is None}
+    return [", ".join([*(f"{step:,}" for step in sorted(steps)), *sorted(planned)])]
 
 
 def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict[str, Any]]:
