@@ -5,12 +5,15 @@ PYTHON ?= python3
 BIN = .venv/bin
 SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 
-.PHONY: train test lint clean
+.PHONY: train test test-all lint clean
 
 train: .venv/installed
 	$(BIN)/seer train --preset quick
 
 test: lint .venv/renderer .venv/browser
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: lint .venv/renderer .venv/browser
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed

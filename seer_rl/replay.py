@@ -407,7 +407,7 @@ class Replay:
         self._codec = self._fitted(fn, kind, example)
 
         old, size = self._steps, self._size
-        priority = self._tree[(self._oldest + np.arange(size)) % len(old)] if self.exponent else None
+        priority = np.roll(self._tree.leaves, -self._oldest)[:size] if self.exponent else None  # the oldest first
         _rotate(old.view(f"V{old.itemsize}"), self._oldest)  # now the oldest lies at the front, wrapped or not
         self.copies = copies
         dropped = max(_without_stack(old["flags"][: self.stack - 1]), size - capacity)
@@ -440,7 +440,8 @@ class Replay:
         self._release(self._size * record.itemsize)
         if priority is not None:
             self._tree.nodes.fill(0.0)
-            self._tree[np.arange(self._size)] = priority[dropped:]
+            self._tree.leaves[: self._size] = priority[dropped:]
+            self._tree.rebuild()
         return dropped
 
     def _fitted(self, fn: Rewriter, kind: Kind, example: torch.Tensor) -> Codec:
@@ -512,7 +513,7 @@ class Replay:
         if begin != used:
             raise ValueError(f"the replay's records are {begin:,} bytes instead of {used:,}")
         if self.exponent:
-            leaves = self._tree.nodes[self.capacity : self.capacity + self._size]
+            leaves = self._tree.leaves[: self._size]
             if "tree" in state:  # as version 0.1.0 saved it: all of its nodes
                 leaves[:] = state["tree"][old : old + self._size]
             else:

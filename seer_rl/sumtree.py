@@ -27,6 +27,11 @@ class SumTree:
         """The sum of all leaves."""
         return float(self.nodes[1])
 
+    @property
+    def leaves(self) -> NDArray[np.float64]:
+        """All leaves [n], as a view: after writing to it, `rebuild`."""
+        return self.nodes[self.n :]
+
     def __getitem__(self, index: Index) -> NDArray[np.float64]:
         return self.nodes[index + self.n]
 

@@ -112,7 +112,8 @@ def harm(run_dir: Path, path: Path, how: str, outside: Path, rng: random.Random)
         theirs = run_dir.parent.parent / "runs" / f"{run_dir.name.removesuffix('0')}1"
         same = theirs / path.relative_to(run_dir)
         if not same.exists():  # a blob, named by what is in it
-            same = sorted(theirs.rglob(f"*{path.suffix}"))[0] if path.suffix else theirs / checkpoint.AGENT
+            kind = path.suffix if list(theirs.rglob(f"*{path.suffix}")) else ".toml"  # any other file, where there is none
+            same = sorted(theirs.rglob(f"*{kind}"))[0]
         shutil.copyfile(same, path)
 
 

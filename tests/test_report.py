@@ -212,7 +212,7 @@ def test_watching(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [("", "RUNS"), (".", "holds no runs"), ("nowhere", "no directory of runs"), (". --every 0", "at least 1")],
+    [("", "RUNS"), (".", "holds no runs"), ("nowhere", "no directory of runs"), (". --every 0", "from 1 to 86,400")],
 )
 def test_refusals(arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
