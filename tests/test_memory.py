@@ -204,7 +204,7 @@ def test_what_control_groups_leave(
 
 def test_without_a_limit_nothing_is_rehearsed_and_mistakes_are_found_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert memory.settle(CONFIG, pytest.fail) is CONFIG
-    assert main(["train", "atari/sequest", "--memory-limit", "1GB"]) == 2
+    assert main(["train", "atari/sequest", "--memory-limit", "20GB"]) == 2
     assert "did you mean seaquest" in capsys.readouterr().err
     assert main(["train", "atari/alien", "--memory-limit", "much"]) == 2
     assert "'much' is not a size" in capsys.readouterr().err
