@@ -11,10 +11,10 @@ train: .venv/installed
 	$(BIN)/seer train --preset quick
 
 test: lint .venv/renderer .venv/browser
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint .venv/renderer .venv/browser
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check
