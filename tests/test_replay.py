@@ -169,7 +169,7 @@ episodes = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     episodes=episodes,
     stack=st.integers(1, 4),
