@@ -20,11 +20,11 @@ import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from seer_rl import stats
-from seer_rl.analyze import recorded
-from seer_rl.console import count
-from seer_rl.converge import converged
-from seer_rl.results import Result, find, group, scores_at
+from seer_rl.convergence import converged
+from seer_rl.experiments import stats
+from seer_rl.experiments.inspect import recorded
+from seer_rl.experiments.results import Result, find, group, scores_at
+from seer_rl.text import count
 
 Arms = dict[str, list[Result]]
 FloatArray = NDArray[np.float64]

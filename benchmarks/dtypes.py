@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import build, train
-from seer_rl.augment import center_crop
-from seer_rl.codec import EXAMPLES, KINDS, Codec
-from seer_rl.config import EvalConfig, SeerConfig
-from seer_rl.presets import configure
-from seer_rl.replay import Batch
+from seer_rl.agents.augment import center_crop
+from seer_rl.replay.codec import EXAMPLES, KINDS, Codec
+from seer_rl.replay.replay import Batch
+from seer_rl.training import build, loop
+from seer_rl.training.config import EvalConfig, SeerConfig
+from seer_rl.training.presets import configure
 
 CHUNK = 250  # images embedded at once
 
@@ -55,7 +55,7 @@ def main(env: str = "atari/alien", steps: int = 20_000, batch_size: int | None =
     config = configure(env)
     agent_config = replace(config.agent, batch_size=batch_size or config.agent.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        run = train.Run(
+        run = loop.Run(
             replace(config, steps=steps, seed=seed, agent=agent_config, seer=SeerConfig(None), eval=EvalConfig(steps, 1),
                     run_dir=Path(folder) / "run")
         )  # fmt: skip

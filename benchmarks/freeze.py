@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import train
-from seer_rl.config import ReplayConfig, SeerConfig
-from seer_rl.presets import configure
-from seer_rl.replay import REWRITE_CHUNK
+from seer_rl.replay.replay import REWRITE_CHUNK
 from seer_rl.seer import freeze, views
+from seer_rl.training import loop
+from seer_rl.training.config import ReplayConfig, SeerConfig
+from seer_rl.training.presets import configure
 
 
 def held(what: str) -> int:
@@ -57,7 +57,7 @@ def main(
     config = replace(
         configure(env, agent), steps=2 * steps, seer=SeerConfig(steps), precision=precision, threads=threads, compile=False
     )
-    run = train.Run(replace(config, replay=ReplayConfig(capacity=steps)))
+    run = loop.Run(replace(config, replay=ReplayConfig(capacity=steps)))
     space, actions = run.eval_env.observation_space, run.eval_env.action_space
     frames = np.random.default_rng(0).integers(0, 256, (64, *(space.shape or ())), dtype=np.uint8)
     run.replay.start(frames[0])

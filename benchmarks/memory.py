@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import checkpoint
-from seer_rl.memory import family, proportional
-from seer_rl.terminal import Screen
+from seer_rl.commands.console import Screen
+from seer_rl.training import checkpoint
+from seer_rl.training.rehearsal import family, proportional
 
 LOOK_EVERY = 0.03  # seconds between two looks
 SETTINGS = "--steps 700 --seer.freeze-step 500 --checkpoint-every 300 --eval.episodes 1"
@@ -34,8 +34,9 @@ AGENTS = {
     "curl": CONTROL,
     "drqv2": CONTROL,
 }
-ASK = "import sys; from seer_rl import cli, memory; memory.settle(cli.parse(sys.argv[1:]), print)"
-SEER = "import sys; from seer_rl.__main__ import main; sys.exit(main())"
+ASK = "import sys; from seer_rl.experiments import curves; from seer_rl.training import arguments, rehearsal; "
+ASK += "rehearsal.settle(arguments.parse(sys.argv[1:]), print, curves.picture)"
+SEER = "import sys; from seer_rl.commands.main import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)

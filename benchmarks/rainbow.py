@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import build, envs, train
-from seer_rl.config import ReplayConfig, SeerConfig, TrainConfig
-from seer_rl.logger import Logger
-from seer_rl.presets import configure
+from seer_rl import envs
 from seer_rl.seer import freeze
+from seer_rl.training import build, loop
+from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.training.logger import Logger
+from seer_rl.training.presets import configure
 
 ROUNDS, FILL = 12, 2_000
 
@@ -37,7 +38,7 @@ ROUNDS, FILL = 12, 2_000
 class Side:
     """A run and what its pieces took, in milliseconds."""
 
-    run: train.Run
+    run: loop.Run
     times: dict[str, list[float]] = field(default_factory=dict)
     compiling: float = 0.0
 
@@ -48,7 +49,7 @@ class Side:
         return result
 
     def step(self) -> None:
-        """As `train.Run._step`, with a clock beside every piece."""
+        """As `loop.Run._step`, with a clock beside every piece."""
         run = self.run
         assert run.env
         begun = time.perf_counter()
@@ -75,7 +76,7 @@ class Side:
 
 def prepare(config: TrainConfig, frozen: bool) -> Side:
     """A run with some steps of real play in its replay."""
-    side = Side(train.Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
+    side = Side(loop.Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
     run = side.run
     run.env = build.start_env(config)
     run.replay.start(run.env.reset(seed=0))

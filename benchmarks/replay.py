@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import train
-from seer_rl.codec import KINDS, Kind
-from seer_rl.replay import Replay
+from seer_rl.replay.codec import KINDS, Kind
+from seer_rl.replay.replay import Replay
+from seer_rl.training import loop
 
 FEATURES = 576
 
@@ -69,7 +69,7 @@ def main(steps: int = 20_000) -> None:
     Args:
         steps: In the replay.
     """
-    train.tune_cpu()
+    loop.tune_cpu()
     torch.set_num_threads(1)
     table = Table(title=f"Replay of {steps:,} steps, stacks of 4, 20-step returns")
     for column in ("", "batch", "sampling", "ms a batch", "samples/s", "bytes per step", "GB/s delivered"):

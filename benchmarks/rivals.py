@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl import build, train
-from seer_rl.codec import KINDS
 from seer_rl.envs import frames_in
-from seer_rl.presets import configure
-from seer_rl.replay import Batch, Replay
+from seer_rl.replay.codec import KINDS
+from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze
+from seer_rl.training import build, loop
+from seer_rl.training.presets import configure
 
 ATARI = ("atari/seaquest", "atari/crazy_climber", "atari/alien", "atari/private_eye", "atari/qbert")
 DMC = ("dmc/cartpole-swingup", "dmc/walker-walk", "dmc/cheetah-run")
@@ -211,7 +211,7 @@ def main(envs: tuple[str, ...] = ATARI + DMC, steps: int = 50_000, rivals: bool 
         steps: Of each.
         rivals: Also the stores of Stable-Baselines3 and sb3-extra-buffers.
     """
-    train.tune_cpu()
+    loop.tune_cpu()
     torch.set_num_threads(1)
     console = Console(width=130)
     for name in envs:

@@ -18,11 +18,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from seer_rl import build, checkpoint
-from seer_rl.analysis import linear_cka
-from seer_rl.analyze import Column, at, draw_signals, probe, recorded
-from seer_rl.augment import center_crop
-from seer_rl.converge import EVERY, Signals, converged
+from seer_rl.agents.augment import center_crop
+from seer_rl.convergence import EVERY, Signals, converged, linear_cka
+from seer_rl.experiments.inspect import Column, at, draw_signals, probe, recorded
+from seer_rl.training import build, checkpoint
 
 NEVER = 10**12
 Rule = Callable[[Sequence[Signals]], bool]

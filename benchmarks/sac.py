@@ -23,13 +23,14 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import machine
-from seer_rl import envs, train
-from seer_rl.augment import center_crop
-from seer_rl.config import SeerConfig
-from seer_rl.networks import encoder, output_shape
-from seer_rl.presets import configure
-from seer_rl.sac import SACConfig
+from seer_rl import envs
+from seer_rl.agents.augment import center_crop
+from seer_rl.agents.networks import encoder, output_shape
+from seer_rl.agents.sac import SACConfig
 from seer_rl.seer import freeze
+from seer_rl.training import loop
+from seer_rl.training.config import SeerConfig
+from seer_rl.training.presets import configure
 
 ROUNDS = 12
 
@@ -103,7 +104,7 @@ def main(
         threads=threads,
     )
     console = Console()
-    runs = [train.Run(config) for _ in range(2)]
+    runs = [loop.Run(config) for _ in range(2)]
     rng = np.random.default_rng(0)
     shape = runs[0].eval_env.observation_space.shape or ()
     frames = rng.integers(0, 256, (64, *shape), dtype=np.uint8)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import tyro
 
-from seer_rl import checkpoint, rundir
-from seer_rl.analyze import recorded
-from seer_rl.cli import Mistake
-from seer_rl.config import TrainConfig
-from seer_rl.converge import converged
-from seer_rl.logger import METRICS
-from seer_rl.sweep import Options, configs, plan
+from seer_rl.commands.sweep import Options, plan
+from seer_rl.convergence import converged
+from seer_rl.experiments.inspect import recorded
+from seer_rl.experiments.sweep import configs
+from seer_rl.training import checkpoint, rundir
+from seer_rl.training.arguments import Mistake
+from seer_rl.training.config import TrainConfig
+from seer_rl.training.logger import METRICS
 
 TRUNK = "never"  # the arm that the others branch off
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import tyro
 
 from benchmarks.shared import TRUNK, branch, leaves
-from seer_rl import checkpoint, worker
-from seer_rl.sweep import Options, configs, plan
+from seer_rl.commands.sweep import Options, plan
+from seer_rl.experiments import worker
+from seer_rl.experiments.sweep import configs
+from seer_rl.training import checkpoint
 
 
 def main(

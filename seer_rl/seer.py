@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from seer_rl.augment import center_crop
-from seer_rl.codec import Kind
-from seer_rl.replay import Replay, Rewriter
+from seer_rl.agents.augment import center_crop
+from seer_rl.replay.codec import Kind
+from seer_rl.replay.replay import Replay, Rewriter
 
 
 class Agent(Protocol):

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 import tyro
 
-from seer_rl import checkpoint, train
-from seer_rl.__main__ import main as seer
-from seer_rl.config import AnalysisConfig, EvalConfig, SeerConfig, TrainConfig
-from seer_rl.rainbow import RainbowConfig
+from seer_rl.agents.rainbow import RainbowConfig
+from seer_rl.commands.main import main as seer
+from seer_rl.training import checkpoint, loop
+from seer_rl.training.config import AnalysisConfig, EvalConfig, SeerConfig, TrainConfig
 
 CONFIG = TrainConfig(
     "atari/asterix",
@@ -68,19 +68,19 @@ def make_runs(directory: Path) -> dict[str, Path]:
     for seed in (0, 1):
         for name, stop in STOPS.items():
 
-            def show(run: train.Run, stop: int | None = stop) -> None:
+            def show(run: loop.Run, stop: int | None = stop) -> None:
                 run.stopping = stop is not None and run.step >= stop
 
             run_dir = directory / f"{name}{seed}"
-            with contextlib.suppress(train.Stopped):
-                train.Run(dataclasses.replace(CONFIG, seed=seed, run_dir=run_dir)).train(_every_step(show))
+            with contextlib.suppress(loop.Stopped):
+                loop.Run(dataclasses.replace(CONFIG, seed=seed, run_dir=run_dir)).train(_every_step(show))
     return {name: directory / f"{name}0" for name in STOPS}
 
 
-def _every_step(show: Callable[[train.Run], None]) -> Callable[[train.Run], None]:
+def _every_step(show: Callable[[loop.Run], None]) -> Callable[[loop.Run], None]:
     """`show`, called after each step: a run shows itself every 20."""
 
-    def watch(run: train.Run) -> None:
+    def watch(run: loop.Run) -> None:
         if not run.step:
             allow = run._allow
             run._allow = lambda: (show(run), allow())[1]  # type: ignore[method-assign, func-returns-value]

@@ -1,6 +1,7 @@
-"""The house's rule: a file imports only from floors below its own."""
+"""The house's rule: a folder imports only from floors below its own, and its rooms never in a circle."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -8,96 +9,69 @@ import pytest
 import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
-FLOORS = [
-    {"bounds", "files", "terminal", "weights"},
-    {
-        "networks",
-        "augment",
-        "replay",
-        "sumtree",
-        "analysis",
-        "codec",
-        "flops",
-        "logger",
-        "stats",
-        "envs",
-        "envs.atari",
-        "envs.dmc",
-        "envs.apart",
-    },
-    {"seer", "converge", "transfer", "compile", "dqn", "rainbow", "sac", "curl", "drqv2"},
-    {"config", "checkpoint", "rundir", "presets", "build", "train", "results", "plots", "export"},
-    {
-        "console",
-        "memory",
-        "cli",
-        "worker",
-        "sweep",
-        "cluster",
-        "report",
-        "paper",
-        "paper.published",
-        "paper.experiments",
-        "paper.tables",
-        "paper.figures",
-        "analyze",
-        "__main__",
-    },
+FLOORS = [  # from below: folders, and files that stand by themselves
+    {"bounds", "text"},
+    {"replay"},
+    {"agents"},
+    {"seer", "convergence"},
+    {"envs"},
+    {"training"},
+    {"experiments", "integrations"},
+    {"commands"},
+    {"__main__"},
 ]
-NEIGHBOURS = {  # rooms on one floor that may know each other
-    ("weights", "files"), ("replay", "sumtree"), ("replay", "codec"),
-    ("flops", "networks"), ("plots", "results"), ("envs", "envs.atari"), ("envs", "envs.dmc"),
-    ("envs.apart", "envs"), ("stats", "envs"),
-    ("curl", "sac"),
-    ("checkpoint", "config"), ("presets", "config"), ("train", "config"), ("train", "checkpoint"),
-    ("train", "rundir"), ("rundir", "checkpoint"), ("results", "checkpoint"),
-    ("analysis", "networks"), ("analyze", "cli"), ("__main__", "analyze"),
-    ("export", "build"), ("build", "checkpoint"), ("build", "config"), ("train", "build"),
-    ("results", "config"), ("__main__", "console"),
-    ("__main__", "memory"), ("memory", "console"),
-    ("cli", "console"), ("worker", "cli"), ("worker", "console"), ("sweep", "cli"), ("sweep", "console"), ("sweep", "memory"),
-    ("sweep", "worker"), ("sweep", "cluster"), ("cluster", "worker"), ("cluster", "sweep"), ("__main__", "cli"),
-    ("__main__", "sweep"), ("__main__", "report"), ("report", "console"), ("__main__", "paper"), ("paper", "cli"),
-    ("paper", "console"), ("paper", "paper.published"), ("paper", "paper.experiments"), ("paper", "paper.tables"),
-    ("paper", "paper.figures"), ("paper.experiments", "cli"), ("paper.tables", "paper.published"),
-    ("paper.tables", "paper.experiments"), ("paper.figures", "paper.published"), ("paper.figures", "paper.experiments"),
-    ("paper.figures", "analyze"),
-}  # fmt: skip
-
-
-def modules() -> dict[str, Path]:
-    paths = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
-    return {name.removesuffix(".__init__"): path for name, path in paths.items() if name != "__init__"}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")
+}
 
 
 def imported(path: Path) -> set[str]:
     """The package's own modules that a file imports, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "seer_rl":
-            found |= {alias.name for alias in node.names} - {"__version__"}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seer_rl."):
-            module = (node.module or "").removeprefix("seer_rl.")
-            found |= {f"{module}.{a.name}" if (PACKAGE / module / f"{a.name}.py").exists() else module for a in node.names}
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "seer_rl":
+            module = (node.module or "").removeprefix("seer_rl").removeprefix(".")
+            names = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names}
+            found |= {name if name in MODULES else module for name in names} - {""}
+        assert not isinstance(node, ast.Import) or all(
+            a.name == "seer_rl" or not a.name.startswith("seer_rl.") for a in node.names
+        )
     return found
 
 
+def room(name: str) -> str:
+    """The folder of a module, or the module where it lies in none."""
+    return name.partition(".")[0]
+
+
 def floor(name: str) -> int:
-    return next(i for i, names in enumerate(FLOORS) if name in names)
+    return next(i for i, rooms in enumerate(FLOORS) if room(name) in rooms)
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"__init__"}))
 def test_imports_only_from_below(name: str) -> None:
-    for other in imported(modules()[name]):
-        assert floor(other) < floor(name) or (name, other) in NEIGHBOURS, f"{name} imports {other}"
+    for other in imported(MODULES[name]):
+        assert room(other) == room(name) or floor(other) < floor(name), f"{name} imports {other}"
+
+
+def test_no_circle() -> None:
+    graph = {name: imported(path) - {name} for name, path in MODULES.items() if name != "__init__"}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_only_commands_print() -> None:
+    for name, path in MODULES.items():
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        prints = any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
+        assert room(name) == "commands" or not prints, f"{name} prints"
 
 
 def test_words_that_files_must_not_know() -> None:
     text = {
         name: path.read_text("utf-8").lower().replace("seer_rl", "").replace("dataclass(frozen=true)", "")
-        for name, path in modules().items()
+        for name, path in MODULES.items()
     }
-    assert "encoder" not in text["replay"]
+    assert "encoder" not in text["replay.replay"]
     for agent in ("rainbow", "dqn", "sac", "curl", "drqv2"):
-        assert "seer" not in text[agent]
-        assert "frozen" not in text[agent]
+        assert "seer" not in text[f"agents.{agent}"]
+        assert "frozen" not in text[f"agents.{agent}"]

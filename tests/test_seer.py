@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from seer_rl.augment import center_crop
-from seer_rl.codec import KINDS
-from seer_rl.curl import CURL, CURLConfig
-from seer_rl.dqn import DQN, DQNConfig
-from seer_rl.drqv2 import DrQv2, DrQv2Config
-from seer_rl.networks import draw_noise
-from seer_rl.rainbow import Rainbow, RainbowConfig
-from seer_rl.replay import Batch, Replay
-from seer_rl.sac import RAD, SAC, RADConfig, SACConfig
+from seer_rl.agents.augment import center_crop
+from seer_rl.agents.curl import CURL, CURLConfig
+from seer_rl.agents.dqn import DQN, DQNConfig
+from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
+from seer_rl.agents.networks import draw_noise
+from seer_rl.agents.rainbow import Rainbow, RainbowConfig
+from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
+from seer_rl.replay.codec import KINDS
+from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze, paper_capacity
 
 SHAPE, ACTIONS = (4, 84, 84), 6
@@ -307,7 +307,7 @@ from seer_rl.rainbow import Rainbow, RainbowConfig
 from seer_rl.codec import KINDS
 from seer_rl.replay import Replay
 from seer_rl.seer import freeze
-from seer_rl.train import tune_cpu
+from seer_rl.training.loop import tune_cpu
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000

@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from seer_rl import checkpoint, train
-from seer_rl.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
-from seer_rl.curl import CURLConfig
+from seer_rl.agents.curl import CURLConfig
+from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.envs import EnvConfig
-from seer_rl.rainbow import RainbowConfig
+from seer_rl.training import checkpoint, loop
+from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
 
 RUNS = {
     "rainbow": TrainConfig(
@@ -54,7 +54,7 @@ RUNS = {
 
 
 ENVIRONMENT = "stepping"  # what an environment is killed at
-AIMS = ("", "", "", train.SAVING, train.SAVING, train.FREEZING, train.EVALUATING, train.TIDYING, ENVIRONMENT)
+AIMS = ("", "", "", loop.SAVING, loop.SAVING, loop.FREEZING, loop.EVALUATING, loop.TIDYING, ENVIRONMENT)
 
 
 def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: int = 0) -> int:
@@ -63,11 +63,11 @@ def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: 
         return pid
     code, rng = 1, random.Random(seed)
 
-    def show(run: train.Run) -> None:
+    def show(run: loop.Run) -> None:
         if aim == ENVIRONMENT and run.env and run.step and rng.random() < 0.1:
             os.kill(run.env.pid, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
-        if aim and run.doing == aim and rng.random() < (0.3 if aim == train.SAVING else 0.9):
+        if aim and run.doing == aim and rng.random() < (0.3 if aim == loop.SAVING else 0.9):
             threading.Timer(rng.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
@@ -75,9 +75,9 @@ def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: 
             begun = (run_dir / checkpoint.CONFIG).exists()
             again = begun or run_dir.exists()  # killed between the directory and its first file: there is no run in it yet
             if begun:
-                run = train.resume(run_dir, lambda text: print(text))
+                run = loop.resume(run_dir, lambda text: print(text))
             else:
-                run = train.Run(replace(config, run_dir=run_dir), again=again)
+                run = loop.Run(replace(config, run_dir=run_dir), again=again)
             run.train(show)
             code = 0
         except ValueError as error:
@@ -125,8 +125,8 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
                 assert status == 0, f"a resume failed:\n{log.read_text('utf-8')}"
                 break
             assert ended(run_dir) == expected[name], f"{name} ended otherwise after being killed"
-            with contextlib.suppress(train.Done):
-                train.resume(run_dir, print)  # tidies up what a kill in the removal left
+            with contextlib.suppress(loop.Done):
+                loop.resume(run_dir, print)  # tidies up what a kill in the removal left
             assert not (run_dir / checkpoint.CHECKPOINTS).exists(), f"{name} left checkpoints behind"
             counts["runs"] += 1
             if say:

@@ -1,0 +1,180 @@
+"""Rainbow (Hessel et al., 2018) in its data-efficient form (van Hasselt et al., 2019).
+
+Double, dueling, distributional (C51), n-step and noisy; prioritized if its replay is. The n-step return comes from the replay:
+`batch.reward` is the discounted sum, `batch.discount` what the value after it is worth.
+"""
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import nn
+
+from seer_rl.agents.flops import Part, layers
+from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, output_shape
+from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Units, Within
+from seer_rl.replay.replay import Batch
+
+
+@dataclass(frozen=True)
+class RainbowConfig:
+    """Settings of Rainbow."""
+
+    encoder: str = "data-efficient"
+    """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features);
+    or module:factory, a PyTorch module from elsewhere."""
+    hidden: Units = 256
+    """Units of the hidden layer of each stream."""
+    atoms: Annotated[int, Within(2, 1000)] = 51
+    """Atoms of the return's distribution."""
+    value_range: Positive = 10.0
+    """Returns are represented on [-value_range, value_range]."""
+    noise_std: NotNegative = 0.1
+    """Initial standard deviation of the noisy layers' weights, times sqrt(inputs)."""
+    learning_rate: NotNegative = 1e-4
+    """Adam's step size."""
+    adam_eps: Positive = 1.5e-4
+    """Adam's epsilon."""
+    gradient_norm: Positive = 10.0
+    """Gradients are scaled down to this norm."""
+    batch_size: Size = 32
+    """Transitions per update."""
+    n_step: Size = 20
+    """Rewards summed before bootstrapping."""
+    discount: Share = 0.99
+    """Gamma, per agent step."""
+    target_every: Count = 2000
+    """Agent steps between copies of the online network into the target network."""
+    learning_starts: Steps = 1600
+    """Agent steps before the first update."""
+    random_steps: Steps = 0
+    """Agent steps of a uniformly random player at the start. Noisy layers alone explore little at first: one action is taken
+    half of the time or more. 0, as in the paper, whose players never act at random in training."""
+    update_every: Count = 1
+    """Agent steps per update."""
+    eval_epsilon: Share = 0.001
+    """Share of random actions in evaluation."""
+
+
+class Rainbow(nn.Module):
+    """The agent: an encoder (`lower`) under a head (`upper`), a target copy of both, and one update."""
+
+    name: ClassVar[str] = "rainbow"
+    support: torch.Tensor
+
+    def __init__(
+        self, config: RainbowConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
+    ) -> None:
+        """obs_shape: (C, H, W) of uint8 images. seam: convolutions in `lower` (default: all); the rest are in `upper`."""
+        super().__init__()
+        self.config, self.obs_shape, self.actions = config, obs_shape, actions
+        self.lower, rest = encoder(config.encoder, obs_shape, seam)
+        features = output_shape(nn.Sequential(self.lower, rest), obs_shape, torch.uint8)[0]
+        head = DuelingC51(features, actions, config.atoms, config.hidden, config.noise_std)
+        self.upper = nn.Sequential(OrderedDict(rest=rest, head=head))
+        self.target_lower, self.target_upper = copy.deepcopy((self.lower, self.upper))
+        self.target_lower.requires_grad_(False)
+        self.target_upper.requires_grad_(False)
+        self.register_buffer("support", torch.linspace(-config.value_range, config.value_range, config.atoms), persistent=False)
+        self.noisy, self.target_noisy = noisy_layers(self.upper), noisy_layers(self.target_upper)
+        self.trained = [*self.lower.parameters(), *self.upper.parameters()]
+        self.optimizer = torch.optim.Adam(self.trained, config.learning_rate, eps=config.adam_eps, fused=True)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.acts = self.updates = 0  # agent steps, and updates, in training
+        self.updated_at = max(0, config.learning_starts - 1)  # the agent step of the latest update: nothing is copied before
+
+    def parts(self, images: bool) -> list[Part]:
+        """What an update and an act compute: online on obs and next_obs, target on next_obs, and the gradients on obs."""
+        above = Part(layers(self.upper, output_shape(self.lower, self.obs_shape, torch.uint8)), 3, 1, spared=not images, acts=1)
+        below = Part(layers(self.lower, self.obs_shape, torch.uint8), 3, 1, spared=1, below=1)
+        return [below, above] if images else [above]
+
+    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+        """Rainbow augments nothing."""
+        return obs
+
+    def embed(self, lower: nn.Module, obs: torch.Tensor) -> torch.Tensor:
+        """Images (uint8) go through `lower`; anything else is an embedding already."""
+        z: torch.Tensor = lower(self.augment(obs)) if obs.dtype == torch.uint8 else obs
+        return z
+
+    @torch.no_grad()
+    def act(self, obs: torch.Tensor) -> int:
+        """The greedy action at `obs` [1, ...]: under fresh noise in training mode, epsilon-greedy without it in evaluation.
+
+        In training, the first `random_steps` actions are drawn uniformly.
+        """
+        if self.training:
+            draw_noise(self.noisy, self.generator)
+            self.acts += 1
+            explore = self.acts <= self.config.random_steps
+        else:
+            explore = bool(torch.rand((), generator=self.generator) < self.config.eval_epsilon)
+        if explore:
+            return int(torch.randint(self.actions, (), generator=self.generator))
+        return int(self.policy(obs).argmax())
+
+    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+        """Expected returns [B, actions] at `obs`, of which the greedy policy takes the largest."""
+        return self.values(self.upper(self.embed(self.lower, obs)))
+
+    def values(self, logits: torch.Tensor) -> torch.Tensor:
+        """Expected returns [B, actions] of distributions given by logits [B, actions, atoms]."""
+        values: torch.Tensor = torch.matmul(logits.softmax(dim=-1), self.support)
+        return values
+
+    def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """One gradient step; returns metrics and each transition's loss [B], its priority (Hessel et al., section 3).
+
+        The online network keeps the noise of the latest act, the target network draws its own. After the update in which a
+        multiple of `target_every` agent steps is reached, however many updates a step has, the target becomes a copy of it.
+        """
+        draw_noise(self.target_noisy, self.generator)
+        losses = self.losses(batch)
+        loss = (batch.weight * losses).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.trained, self.config.gradient_norm)
+        self.optimizer.step()
+        self.updates += 1
+        before, self.updated_at = self.updated_at, self.acts
+        if self.acts // self.config.target_every > before // self.config.target_every:
+            self.target_lower.load_state_dict(self.lower.state_dict())
+            self.target_upper.load_state_dict(self.upper.state_dict())
+        return {"losses/loss": loss.detach(), "losses/gradient_norm": norm}, losses.detach()
+
+    def errors(self, batch: Batch) -> torch.Tensor:
+        """How wrong the network is [B]; never the compiled losses, whose batches have one size."""
+        return Rainbow.losses(self, batch)
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """Cross entropy [B] between the projected target distribution and the online one (Bellemare et al., 2017)."""
+        rows = torch.arange(len(batch.action), device=batch.action.device)
+        logits = self.upper(self.embed(self.lower, batch.obs))  # [B, actions, atoms]
+        log_p = logits[rows, batch.action].log_softmax(dim=-1)  # [B, atoms]
+        with torch.no_grad():
+            best = self.values(self.upper(self.embed(self.lower, batch.next_obs))).argmax(dim=-1)  # double Q: online chooses
+            target = self.target_upper(self.embed(self.target_lower, batch.next_obs))[rows, best].softmax(dim=-1)
+            projected = project(target, batch.reward, batch.discount, self.support)
+        losses: torch.Tensor = -(projected * log_p).sum(dim=-1)
+        return losses
+
+
+def noisy_layers(module: nn.Module) -> list[NoisyLinear]:
+    """Every noisy layer of `module`, in order."""
+    return [layer for layer in module.modules() if isinstance(layer, NoisyLinear)]
+
+
+def project(p: torch.Tensor, reward: torch.Tensor, discount: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
+    """Project the distribution of reward + discount * z, z ~ p on `support`, back onto `support` (Bellemare et al., eq. 7).
+
+    p: [B, atoms]; reward, discount: [B]; support: [atoms], evenly spaced. Returns [B, atoms]: each shifted atom's mass is
+    shared between its two neighbours on the support in proportion to their closeness.
+    """
+    shifted = (reward[:, None] + discount[:, None] * support).clamp(support[0], support[-1])  # [B, atoms]
+    spacing = (support[-1] - support[0]) / (len(support) - 1)
+    distance = (shifted[:, None, :] - support[:, None]).abs_().div_(spacing)  # [B, atoms, shifted atoms]
+    closeness = distance.neg_().add_(1).clamp_(min=0)
+    return torch.matmul(closeness, p[:, :, None]).squeeze(-1)

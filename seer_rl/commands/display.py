@@ -1,0 +1,136 @@
+"""What a person sees in the terminal: a run as it goes, and what it came to."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from seer_rl.commands.console import Screen
+from seer_rl.text import count, duration, scores, size, visible
+from seer_rl.training.config import name_of
+from seer_rl.training.loop import Phase, Run
+
+LINE_EVERY = 20.0  # seconds between lines where the output is no terminal
+
+
+def heading(run: Run) -> str:
+    """What is run, with the settings that make its results another thing than the paper's."""
+    config = run.config
+    return ", ".join(
+        [config.env, name_of(config.agent)]
+        + ["fast render"] * config.environment.fast_render
+        + [config.precision] * (config.precision != "float32")
+        + ["compiled"] * config.compile
+    )
+
+
+class Display:
+    """Shows a run: a live panel in a terminal, a line now and then elsewhere. Call it with the run."""
+
+    def __init__(self, console: Screen) -> None:
+        self.console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._said, self._last_line = "", -math.inf
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, run: Run) -> None:
+        if self._live:
+            self._live.update(self._panel(run))
+        elif (run.doing and run.doing != self._said) or (run.step and time.monotonic() - self._last_line > LINE_EVERY):
+            line = run.doing or "  ".join(f"{name} {value}" for name, value in self._facts(run).items())
+            self.console.say(line)
+            self._last_line = time.monotonic()
+        self._said = run.doing
+
+    def _facts(self, run: Run) -> dict[str, str]:
+        phase, config = run.phases[-1], run.config
+        left = (config.steps - run.step) / phase.steps_per_second
+        evaluated = f" (evaluated {np.mean(run.evaluations[-1][1]):,.1f})" if run.evaluations else ""
+        clipped = "" if math.isnan(run.replay.clipped) else f", {run.replay.clipped:.2%} of new numbers clipped"
+        facts = {
+            "phase": {"fill": "filling the replay", "images": "images", "embeddings": "embeddings"}[phase.name],
+            "step": f"{run.step:,} of {config.steps:,}",
+            "speed": f"{phase.steps_per_second:.0f} steps/s",
+            "return": (f"{run.scores[-1]:,.0f}" if run.scores else "no game finished yet") + evaluated,
+            "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}{clipped}",
+            "FLOPs": count(run.flops[0]),
+            "left": f"{duration(left)} at this speed",
+        }
+        if run.watch and run.watch.history:  # what an automatic freeze waits for
+            now = asdict(run.watch.history[-1])
+            facts["encoder"] = ", ".join(f"{name} {now[name]:.3f}" for name in ("cka", "agreement", "progress", "novelty"))
+        return facts
+
+    def _panel(self, run: Run) -> Table:
+        title = Text(visible(heading(run)), style="bold")
+        table = Table.grid(padding=(0, 2))
+        table.add_row("", title)
+        table.add_row("", ProgressBar(total=run.config.steps, completed=run.step, width=60))
+        for name, value in self._facts(run).items():
+            table.add_row(Text(name, style="dim"), value)
+        table.add_row("", Text(run.doing, "yellow"))
+        return table
+
+
+# Rows of the summary whose ratio is the gain: name, number of a phase, its text, whether more of it is better.
+ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str], bool]] = [
+    ("steps/s with environment", lambda phase: phase.steps_per_second, "{:.0f}".format, True),
+    ("FLOPs, the paper's count", lambda phase: phase.operations[0], count, False),
+    ("operations, true count", lambda phase: phase.operations[1], count, False),
+    ("bytes per stored step", lambda phase: phase.bytes_per_step, "{:,}".format, False),
+    ("replay capacity, steps", lambda phase: phase.replay_capacity, "{:,}".format, True),
+]
+
+
+def summary(run: Run, console: Screen) -> None:
+    """What the run came to: cost before and after the freeze side by side, scores beside a random player's."""
+    by_name = {phase.name: phase for phase in run.phases}
+    shown = [by_name[name] for name in ("images", "embeddings") if name in by_name]
+    if shown:
+        headings = {"images": "images (before)", "embeddings": "embeddings (after)"}
+        table = Table(title=f"{heading(run)}: an agent step", title_justify="left")
+        table.add_column("")
+        for phase in shown:
+            table.add_column(headings[phase.name], justify="right")
+        if len(shown) == 2:
+            table.add_column("gain", justify="right")
+        for name, value, text, more_is_better in ROWS:
+            values = [value(phase) for phase in shown]
+            gain = [values[1] / values[0] if more_is_better else values[0] / values[1]] if len(values) == 2 else []
+            table.add_row(name, *map(text, values), *map("{:.2f}x".format, gain))
+        table.add_row("replay at the end", *(f"{p.replay_steps:,} steps, {size(p.replay_bytes)}" for p in shown))
+        table.add_row("process memory, peak", *(size(p.process_bytes) for p in shown))
+        console.print(table)
+    if run.frozen:
+        baseline = baseline_flops(run)
+        console.say(
+            f"Frozen at step {run.frozen_at:,} in {run.freeze_seconds:.1f} s. FLOPs of the run: "
+            f"{count(run.flops[0])}, without SEER {count(baseline)} ({baseline / run.flops[0]:.2f}x)."
+        )
+    games = Table(title="Scores of whole games: mean ± standard deviation", title_justify="left", min_width=52)
+    for column in ("player", "games", "score"):
+        games.add_column(column, justify="left" if column == "player" else "right")
+    games.add_row("random", str(len(run.random_scores)), scores(run.random_scores))
+    for step, values in run.evaluations:
+        games.add_row(f"agent, step {step:,}", str(len(values)), scores(values))
+    console.print(games)
+
+
+def baseline_flops(run: Run) -> int:
+    """The paper's count of the same run had nothing been frozen."""
+    updates = sum(phase.steps for phase in run.phases if phase.name != "fill") // run.config.agent.update_every
+    return updates * run.costs.update(frozen=False)[0]

@@ -1,0 +1,79 @@
+"""A run from its beginning, or where it was stopped, to its end."""
+
+import contextlib
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+
+from seer_rl.commands.console import Screen
+from seer_rl.commands.display import Display, summary
+from seer_rl.commands.errors import Ended, mistakes
+from seer_rl.experiments import curves
+from seer_rl.text import quoted
+from seer_rl.training import loop
+from seer_rl.training.rundir import PICTURE
+
+
+def drive(run: loop.Run, console: Screen, display: Display) -> None:
+    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C, SIGTERM or SIGHUP (a closed terminal)."""
+    config, say = run.config, console.say
+    threads = torch.get_num_threads()
+    begun = f", going on from step {run.step:,}" if run.step else ""
+    with mistakes():
+        run.claim()
+    say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}{begun}")
+    with warnings.catch_warnings(), display, stopping(run) as asked:
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        try:
+            run.train(display)
+        except loop.Stopped:
+            at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
+            raise Ended(f"{at}: go on with: seer resume {quoted(run.run_dir)}", 128 + asked[0]) from None
+        except loop.Fault as fault:
+            raise Ended(str(fault), 1) from fault
+    summary(run, console)
+    try:
+        curves.picture(run.run_dir)
+        say(f"curves: {run.run_dir / PICTURE}")
+    except (ImportError, ValueError, OSError) as error:  # the run has ended well, whatever befalls its picture
+        say(f"note: {error}")
+    say(f"again: seer eval {quoted(run.run_dir)}   film: seer play {quoted(run.run_dir)} --video out.mp4")
+
+
+@contextlib.contextmanager
+def stopping(run: loop.Run) -> Iterator[list[int]]:
+    """Let Ctrl-C, SIGTERM and SIGHUP stop the run with a checkpoint; gives the signals that came."""
+
+    def stop() -> None:
+        run.stopping = True
+        if run.doing == loop.COMPILING:  # which looks at nothing for a long time
+            raise KeyboardInterrupt
+
+    with interruptible(stop) as asked:
+        yield asked
+
+
+@contextlib.contextmanager
+def interruptible(tell: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """Take the first Ctrl-C, SIGTERM or SIGHUP as a request: `tell` is called, its number is in what this gives.
+
+    A second Ctrl-C or SIGTERM acts as always. A second SIGHUP does nothing: a terminal that closes may send several. One that
+    was ignored from the start, by nohup, stays ignored.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        for name, handler in before.items():
+            signal.signal(name, signal.SIG_IGN if name == signal.SIGHUP else handler)
+        tell()
+
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {name: signal.signal(name, ask) for name in heeded}
+    try:
+        yield asked
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

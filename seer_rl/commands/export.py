@@ -1,0 +1,49 @@
+"""`seer export`: an agent's encoder, or its whole policy, in one file."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from seer_rl.agents.networks import scale_of
+from seer_rl.commands.console import tell
+from seer_rl.commands.errors import mistakes
+from seer_rl.experiments import export
+from seer_rl.training import build, checkpoint, files, transfer
+from seer_rl.training.arguments import read
+from seer_rl.training.files import writable
+
+
+def command(arguments: list[str]) -> None:
+    def settings(
+        run: tyro.conf.Positional[Path], output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
+    ) -> tuple[Path, Path]:
+        """Write the encoder of a run's agent (.safetensors), or its whole policy (.onnx), into one file.
+
+        Args:
+            run: Run directory.
+            output: File to write: NAME.safetensors has the encoder's weights by layer, NAME.onnx takes images, gives actions.
+        """
+        return run, output
+
+    run, output = read(settings, "export", arguments)
+    with mistakes():
+        if output.suffix not in (".safetensors", ".onnx"):
+            raise ValueError(f"{output} must end in .safetensors (the encoder) or .onnx (the policy)")
+        writable(output)
+        config = checkpoint.load_config(run)
+        agent, env = build.trained(run, config)
+        with contextlib.closing(env):
+            if output.suffix == ".onnx":
+                largest, seconds = export.export(agent, env, output, count=200)
+                tell(
+                    f"{output}: {output.stat().st_size / 1e6:.2f} MB, {1e3 * seconds:.2f} ms an observation on one core; "
+                    f"the agent's actions at 200 observations, outputs within {largest:.1g}"
+                )
+                return
+        weights = transfer.encoder_weights(agent.state_dict())
+        about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": scale_of(agent),
+                 "env": config.env, "agent": agent.name}  # fmt: skip
+        files.write_atomically(output, transfer.encoder_file(weights, about))
+    tell(f"{output}: {sum(w.numel() for w in weights.values()):,} numbers of {config.agent.encoder}, from {config.env}")

@@ -1,0 +1,28 @@
+"""Films."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from seer_rl.commands.errors import mistakes
+from seer_rl.training import files
+from seer_rl.training.files import writable
+
+
+@contextlib.contextmanager
+def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], None]]:
+    """Write a film, frame by frame [H, W, 3] uint8; the file appears once it is whole. Needs the extra [video]."""
+    with contextlib.ExitStack() as open_until_the_end:
+        with mistakes():
+            writable(video, ".mp4")
+            try:
+                import imageio.v2 as imageio
+            except ImportError as error:
+                raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
+            part = open_until_the_end.enter_context(files.beside(video))
+            options: dict[str, Any] = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
+            writer = imageio.get_writer(part, **options)
+        open_until_the_end.callback(writer.close)
+        take: Callable[[Any], None] = writer.append_data
+        yield take

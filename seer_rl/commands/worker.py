@@ -1,0 +1,73 @@
+"""The process of one run of a sweep: go on with the run, write its status beside it, and stop when whoever began it is gone."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from seer_rl.commands.console import Screen, undisturbed
+from seer_rl.commands.display import Display
+from seer_rl.commands.drive import drive
+from seer_rl.commands.errors import Ended
+from seer_rl.experiments.worker import BUSY, STATUS, Status
+from seer_rl.training import files, loop, rundir
+from seer_rl.training.arguments import Mistake
+from seer_rl.training.loop import Run
+
+EVERY = 1.0  # seconds between two writings of the status
+
+
+class Reporter(Display):
+    """Shows a run in the log, and writes its status."""
+
+    last = 0.0
+
+    def __call__(self, run: Run) -> None:
+        super().__call__(run)
+        if time.monotonic() - self.last > EVERY or run.step == run.config.steps:
+            self.last, phase = time.monotonic(), run.phases[-1]
+            speed = phase.steps_per_second
+            score = sum(run.evaluations[-1][1]) / len(run.evaluations[-1][1]) if run.evaluations else None
+            status = Status(run.step, run.config.steps, speed if speed == speed else 0.0, score, phase.replay_bytes,
+                            phase.process_bytes, run.doing)  # fmt: skip
+            with contextlib.suppress(OSError):  # a full disk is for the run to tell of
+                files.write_atomically(run.run_dir / STATUS, json.dumps(asdict(status)).encode(), durable=False)
+
+
+def main(run_dir: Path, cores: str) -> int:
+    """The worker's own process."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    console = Screen(width=120)
+
+    def stop_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        run = loop.resume(run_dir, lambda text: console.say(f"note: {text}"))
+        threading.Thread(target=stop_with_parent, daemon=True).start()
+        drive(run, console, Reporter(console))
+    except rundir.Busy:
+        return BUSY
+    except loop.Done:
+        return 0
+    except Ended as end:
+        console.say(f"seer: {end.args[0]}")
+        return int(end.args[1])
+    except (Mistake, ValueError, ImportError, MemoryError, OSError) as mistake:
+        console.say(f"seer: {mistake}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    undisturbed()
+    code = main(Path(sys.argv[1]), sys.argv[2])
+    sys.stdout.flush()
+    os._exit(code)  # a thread waits for the end of stdin

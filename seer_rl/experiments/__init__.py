@@ -1,0 +1,1 @@
+"""Many runs: begun, read, compared, drawn."""

@@ -1,0 +1,93 @@
+"""Looking inside an encoder: where it looks, and how much a layer still changes.
+
+A layer's activations are compared as matrices [samples, units]. Of a convolution, channels are the units, and every position of
+every image is a sample: there are then many more samples than units, without which either measure says little.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from seer_rl.agents.networks import NoisyLinear
+
+VARIANCE = 0.99  # of each layer, which SVCCA keeps
+GROUPS = {"lower", "upper", "rest", "head", "hidden", "convolutions", "embedding"}
+
+
+def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
+    """Attention maps [B, H, W] of activations [B, C, H, W]: softmax over positions of the mean over channels of |activation|.
+
+    Each map sums to 1 (the paper's section 5.4).
+    """
+    mean = activations.abs().mean(dim=1)  # [B, H, W]
+    return mean.flatten(1).softmax(dim=1).view_as(mean)
+
+
+def record(network: nn.Module, compute: Callable[[], object]) -> dict[str, torch.Tensor]:
+    """What each convolution and linear layer of `network` gives while `compute` runs, by name, from the bottom up.
+
+    [B, C, H, W] or [B, units], after the ReLU where one follows. Names leave out modules that only group others.
+    """
+    following: dict[nn.Module, nn.Module] = {}
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            following |= {layer: after for layer, after in itertools.pairwise(module) if isinstance(after, nn.ReLU)}
+    found: dict[str, torch.Tensor] = {}
+
+    def keeper(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        def keep(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            found[name] = output.detach().clone()  # what comes next may work in place
+
+        return keep
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | NoisyLinear) and not name.startswith("target_"):
+            short = ".".join(part for part in name.split(".") if part not in GROUPS)
+            hooks.append(following.get(module, module).register_forward_hook(keeper(short)))
+    try:
+        with torch.no_grad():
+            compute()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def units(activations: torch.Tensor) -> torch.Tensor:
+    """Activations [B, C, H, W] or [B, units] as a float64 matrix [samples, units]."""
+    if activations.dim() == 4:
+        activations = activations.permute(0, 2, 3, 1).flatten(0, 2)
+    return activations.double()
+
+
+def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float:
+    """Mean canonical correlation of the directions of x [n, p] and y [n, q] that hold `variance` of each (Raghu et al., 2017).
+
+    Between 0 and 1; 0 where a layer is constant. Of independent layers with a directions each it is about 0.85 sqrt(a / n), and
+    1 where there are as many directions as samples, whatever they hold: raises ValueError where n < 2 (a + b).
+    """
+    if len(x) != len(y):
+        raise ValueError(f"similarity needs the same samples on both sides, not {len(x)} and {len(y)}")
+    a, b = _directions(_centred(x), variance), _directions(_centred(y), variance)
+    if not a.shape[1] or not b.shape[1]:
+        return 0.0
+    if len(x) < 2 * (a.shape[1] + b.shape[1]):
+        raise ValueError(f"{len(x)} samples are too few for {a.shape[1]} and {b.shape[1]} directions: use twice their sum")
+    return float(torch.linalg.svdvals(a.T @ b).clamp(max=1).mean())
+
+
+def _centred(x: torch.Tensor) -> torch.Tensor:
+    return x.double() - x.double().mean(dim=0)
+
+
+def _directions(x: torch.Tensor, variance: float) -> torch.Tensor:
+    """Orthonormal [n, k]: the fewest left singular vectors of x that hold `variance` of it, none of them numerical noise."""
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    real = s > s[:1] * max(x.shape) * torch.finfo(s.dtype).eps
+    held = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
+    before = torch.cat([held.new_zeros(1), held[:-1]])  # of the directions before each
+    kept: torch.Tensor = u[:, real & (before < variance)]
+    return kept

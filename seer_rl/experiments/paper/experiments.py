@@ -1,0 +1,239 @@
+"""The paper's figures as experiments: environments, settings against settings, over what; and the sweeps that fill them."""
+
+import functools
+import shlex
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from seer_rl import envs
+from seer_rl.experiments.results import CONVERGED, NEVER, Axis, Result, differing
+from seer_rl.text import visible
+from seer_rl.training import build, loop
+from seer_rl.training.arguments import parse
+from seer_rl.training.config import ReplayConfig, TrainConfig, TransferConfig, name_of
+from seer_rl.training.logger import Logger
+
+ATARI = tuple(
+    f"atari/{game}" for game in ("alien", "amidar", "bank_heist", "crazy_climber", "krull", "private_eye", "qbert", "seaquest")
+)
+DMC = tuple(f"dmc/{task}" for task in ("cartpole-swingup", "finger-spin", "reacher-easy", "cheetah-run", "walker-walk"))
+SEEDS = (0, 1, 2, 3, 4)  # as many as the paper's runs
+BASELINE = "--seer.freeze-step None"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure: return over `axis` in every environment, an arm's settings being those after `seer train ENV`."""
+
+    title: str
+    envs: tuple[str, ...]
+    settings: str
+    arms: tuple[tuple[str, str], ...]  # name, settings
+    axis: Axis
+    before: tuple[str, ...] = ()  # commands whose runs the arms begin with
+
+
+def _donor(steps: int) -> str:
+    """The run that others begin with; the paper's learnt to stand for 60,000 steps."""
+    settings = f"--preset paper {BASELINE} --steps {steps} --run-dir runs/walker-stand-{steps}"
+    return f"seer train dmc/walker-stand {settings}"
+
+
+def _pair(agent: str) -> tuple[tuple[str, str], ...]:
+    return (agent, BASELINE), (f"{agent}+SEER", "")
+
+
+FIGURES: dict[str, Experiment] = {
+    "figure2": Experiment("CURL with and without SEER", DMC, "--preset paper", _pair("CURL"), "flops"),
+    "figure3": Experiment("Rainbow with and without SEER", ATARI, "--preset paper", _pair("Rainbow"), "flops"),
+    "figure4": Experiment("Rainbow in 0.07 GB", ATARI, "--preset paper-memory", _pair("Rainbow"), "steps"),
+    "figure5": Experiment("CURL in 0.03 or 0.06 GB", DMC, "--preset paper-memory", _pair("CURL"), "steps"),
+    "figure6a": Experiment(
+        "Batches of 512 after the freeze, of 128 without", ("dmc/cheetah-run",), "--preset paper-batch",
+        (("CURL, batch 128", f"{BASELINE} --seer.batch-size None"), ("CURL+SEER, batch 512", "")), "steps",
+    ),
+    "figure6b": Experiment(
+        "IMPALA encoder", ("dmc/cartpole-swingup", "dmc/walker-walk"), "--preset paper-impala", _pair("CURL"), "flops"
+    ),
+    "figure7a": Experiment(
+        "From walker-stand to walker-walk", ("dmc/walker-walk",), "--preset paper",
+        (("CURL", BASELINE), ("CURL+SEER, transferred", "--transfer runs/walker-stand-60000")), "flops", (_donor(60_000),),
+    ),
+    "figure7b": Experiment(
+        "Where encoders look", ("atari/alien", "atari/qbert", "dmc/walker-walk"), f"--preset paper {BASELINE}",
+        (("snapshots", "--analysis.every 10000"),), "steps",
+    ),
+    "figure7c": Experiment(
+        "Layers and themselves 10,000 steps earlier", ("dmc/walker-walk",), f"--preset paper {BASELINE}",
+        (("snapshots", "--analysis.every 10000"),), "steps",
+    ),
+    "figure8": Experiment(
+        "From walker-stand's encoder", ("dmc/cheetah-run", "dmc/hopper-hop"), "--preset paper",
+        (("CURL", BASELINE), ("CURL+SEER, transferred", "--transfer runs/walker-stand-60000 --transfer.only encoder")),
+        "flops", (_donor(60_000),),
+    ),
+    "figure9a": Experiment(
+        "Convolutions frozen", ("dmc/walker-walk",), "--preset paper --transfer runs/walker-stand-60000",
+        tuple((f"{i} frozen", f"--seer.layers {i}") for i in (1, 2, 3, 4)), "flops", (_donor(60_000),),
+    ),
+    "figure9b": Experiment(
+        "Steps in walker-stand", ("dmc/walker-walk",), "--preset paper",
+        tuple((f"{n} steps", f"--transfer runs/walker-stand-{n}") for n in (20_000, 40_000, 60_000)), "flops",
+        (_donor(20_000), _donor(40_000), _donor(60_000)),
+    ),
+    "figure10": Experiment("CURL in 0.03 or 0.06 GB", DMC, "--preset paper-memory", _pair("CURL"), "flops"),
+    "figure11": Experiment("Rainbow in 0.07 GB", ATARI, "--preset paper-memory", _pair("Rainbow"), "flops"),
+    "figure12": Experiment("CURL with and without SEER", DMC, "--preset paper", _pair("CURL"), "steps"),
+    "figure13": Experiment("Rainbow with and without SEER", ATARI, "--preset paper", _pair("Rainbow"), "steps"),
+}  # fmt: skip
+
+
+@functools.cache
+def config(experiment: Experiment, env: str, arm: str) -> TrainConfig:
+    """Settings of an arm's runs in `env`."""
+    return parse([env, *shlex.split(experiment.settings), *shlex.split(dict(experiment.arms)[arm])])
+
+
+def kind(run: Result) -> tuple[Any, ...]:
+    """Say what makes a run one of an arm rather than another's.
+
+    That is its agent, encoder, batches, memory, and what it began with; and of its traits all but the step of the freeze.
+    """
+    settings, agent, replay = run.config, run.config.agent, run.config.replay
+    limited = replay.memory is not None or (replay.capacity is not None and replay.capacity < settings.steps)
+    batch, layers = (None, None) if run.frozen == NEVER else (settings.seer.batch_size, settings.seer.layers)
+    donor = (settings.transfer.source.name, settings.transfer.only) if settings.transfer.source else None
+    rule = run.frozen if run.frozen in (NEVER, CONVERGED) else "at a step"
+    traits = tuple(run.traits[name] for name in run.traits if name != "frozen")
+    return name_of(agent), agent.encoder, rule, *traits, limited, agent.batch_size, batch, donor, layers
+
+
+def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result]) -> list[Result]:
+    """List the runs that belong to an arm in `env`, by seed.
+
+    All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were.
+    """
+    wanted = Result(Path(), config(experiment, env, arm), {})
+    same_env = [result for result in found if envs.plain(result.config.env) == envs.plain(env)]
+    fitting = sorted((run for run in same_env if kind(run) == kind(wanted)), key=lambda run: run.config.seed)
+    frozen = Counter(run.frozen for run in fitting)
+    chosen = wanted.frozen if wanted.frozen in frozen else max(frozen, key=frozen.__getitem__, default="")
+    return [run for run in fitting if run.frozen == chosen]
+
+
+# Settings that change how a run goes, not what it is.
+HOW = {
+    "run_dir",
+    "label",
+    "seed",
+    "env",
+    "device",
+    "threads",
+    "compile",
+    "memory_limit",
+    "checkpoint_every",
+    "keep",
+    "keep_last",
+}
+
+
+def departures(experiment: Experiment, env: str, arm: str, runs: Iterable[Result]) -> set[str]:
+    """Settings of `runs` that are not the paper's, as "name value (value)"."""
+    wanted = Result(Path(), config(experiment, env, arm), {})
+    said = set()
+    for run in runs:
+        _, (ours, papers) = differing([run, wanted])
+        said |= {
+            visible(f"{name} {ours.get(name)} ({papers.get(name)})") for name in ours.keys() | papers.keys() if name not in HOW
+        }
+    return said
+
+
+def plan(experiment: Experiment) -> str:
+    """The sweep that fills the figure, as TOML."""
+
+    def quoted(texts: Iterable[str]) -> str:
+        return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
+
+    arms = ", ".join(f'"{arm_name(name)}" = "{settings}"' for name, settings in experiment.arms)
+    first = "".join(f"# before it: {command}\n" for command in experiment.before)
+    return (
+        f"{first}envs = {quoted(experiment.envs)}\nseeds = [{', '.join(map(str, SEEDS))}]\n"
+        f'settings = "{experiment.settings}"\narms = {{{arms}}}\n'
+    )
+
+
+def arm_name(name: str) -> str:
+    """Of an arm in directories."""
+    return name.replace(", ", "-").replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of an experiment with all seeds: operations (the paper's count), and seconds on one core of this machine."""
+
+    flops: float
+    seconds: float
+
+
+def estimate(experiment: Experiment) -> Estimate:
+    """Of all runs: operations by the steps on each side of the freeze; seconds by a measurement here.
+
+    Speeds are measured in the experiment's first environment, and in the others taken as inverse to the operations of a step.
+    """
+    flops = seconds = 0.0
+    measured: dict[bool, tuple[float, float]] = {}
+    for env in experiment.envs:
+        for arm, _ in experiment.arms:
+            settings = config(experiment, env, arm)
+            freeze = settings.seer.freeze_step
+            assert freeze != "auto"
+            if not measured.keys() >= {False, freeze is not None}:
+                measured |= measure(settings)
+            with closing(build.make_env(settings, training=False)) as built:
+                costs = build.costs(build.make_agent(settings, built, 0), built, settings)
+            begins = min(settings.agent.learning_starts, settings.steps)
+            sides = {False: (settings.steps if freeze is None else freeze) - begins}
+            if freeze is not None:
+                sides[True] = settings.steps - freeze
+            for frozen, steps in sides.items():
+                paper, true = (a + b for a, b in zip(costs.act(frozen), costs.update(frozen), strict=True))
+                flops += steps * paper * len(SEEDS)
+                took, operations = measured[frozen]
+                seconds += steps * took * true / operations * len(SEEDS)
+    return Estimate(flops, seconds)
+
+
+def measure(settings: TrainConfig, steps: int = 8) -> dict[bool, tuple[float, float]]:
+    """Seconds and true operations of an agent step here, on images (False) and on embeddings (True); not compiled."""
+    found = {}
+    batch = max(settings.agent.batch_size, settings.seer.batch_size or 0)
+    replay = ReplayConfig(capacity=8 * batch + settings.agent.n_step + 8)
+    settings = replace(settings, transfer=TransferConfig())  # other weights cost the same
+    seer = settings.seer if settings.seer.freeze_step is None else replace(settings.seer, freeze_step=0)
+    with tempfile.TemporaryDirectory() as directory, Logger(Path(directory)) as logger:
+        run = loop.Run(replace(settings, steps=10**9, replay=replay, seer=seer, compile=False, run_dir=Path(directory) / "run"))
+        with closing(run):
+            run.env = build.start_env(settings)
+            obs = run.env.reset(seed=0)
+            run.eval_env.reset(seed=0)
+            run.replay.start(obs)
+            for _ in range(2 * batch + settings.agent.n_step):
+                run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
+            run.step = 10**6  # long past whatever happens at the start of a run
+            for frozen in (False, True) if seer.freeze_step is not None else (False,):
+                if frozen:
+                    run._freeze(logger)
+                run._step(logger)
+                begun = time.perf_counter()
+                for _ in range(steps):
+                    run._step(logger)
+                operations = run.costs.act(frozen)[1] + run.costs.update(frozen)[1] / settings.agent.update_every
+                found[frozen] = (time.perf_counter() - begun) / steps, operations
+    return found

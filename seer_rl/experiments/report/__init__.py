@@ -1,0 +1,360 @@
+"""One page about many runs: an HTML file that needs no network, with what was run, what it scored and what it cost.
+
+`page.html` is the template of the page; here is what goes into it, as plain text and numbers. Charts are drawn in the browser
+by `page.js` with uPlot (its licence lies beside it).
+"""
+
+import base64
+import hashlib
+import io
+import math
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+import seer_rl
+from seer_rl import envs
+from seer_rl.experiments import results, stats
+from seer_rl.experiments.results import Axis, Result
+from seer_rl.text import count, duration, size, visible
+from seer_rl.training import build, checkpoint, files, loop
+
+AXES: tuple[Axis, ...] = get_args(Axis)
+FRAMES = 8  # pictures of a film strip
+POINTS = 25  # of curves over several tasks
+STYLES, SCRIPTS = ("uPlot.min.css", "page.css"), ("uPlot.iife.min.js", "page.js")
+
+Groups = dict[str, dict[str, list[Result]]]
+Charts = list[dict[str, Any]]
+
+
+def write(
+    found: Sequence[Result],
+    output: Path,
+    arguments: Sequence[str],
+    say: Callable[[str], None],
+    film: bool = True,
+    refresh: int | None = None,
+) -> None:
+    """Write the page about runs to `output`, in one piece.
+
+    arguments: of the command. say: hears of what had to be left out. refresh: seconds after which an open page reloads.
+    Raises ImportError without the extra [report], OSError where nothing can be written.
+    """
+    groups = results.group(found)
+    colours = {label: i for i, label in enumerate(dict.fromkeys(label for arms in groups.values() for label in arms))}
+    charts: Charts = []
+    parts: dict[str, Any] = {
+        "title": ", ".join(groups), "refresh": refresh, "version": seer_rl.__version__,
+        "command": f"seer {shlex.join(arguments)}", "runs": len(found), "ended": sum(result.has_ended for result in found),
+        "overview": overview(groups), "axes": list(zip(AXES, ("steps", "FLOPs", "wall-clock", "bytes held"), strict=True)),
+        "suites": across(groups, colours, charts),
+        "tasks": [task(env, arms, colours, charts, say if film else None) for env, arms in groups.items()],
+        "settings": settings(found), "lines": [line(result) for result in found], "charts": charts,
+    }  # fmt: skip
+    files.write_atomically(output, page(parts).encode())
+
+
+def page(parts: dict[str, Any]) -> str:
+    """Fill the template. A browser runs no script and loads nothing but what is ours, whatever `parts` say."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ImportError("reports need the extra [report]: pip install 'seer-rl[report]'") from error
+    ours = resources.files(seer_rl) / "report"
+    styles, scripts = ([(ours / name).read_text("utf-8") for name in names] for names in (STYLES, SCRIPTS))
+    policy = f"default-src 'none'; img-src data:; style-src {_hashes(styles)}; script-src {_hashes(scripts)}; base-uri 'none'; "
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # which no browser can read
+    return environment.from_string((ours / "page.html").read_text("utf-8")).render(
+        parts, policy=f"{policy}form-action 'none'", styles=map(Markup, styles), scripts=map(Markup, scripts)
+    )
+
+
+def _hashes(texts: Iterable[str]) -> str:
+    """Name styles or scripts by their checksums, for a Content-Security-Policy."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+def overview(groups: Groups) -> list[list[str]]:
+    """What was run: a row for each kind of settings in each environment."""
+    return [
+        [env, label, ", ".join(str(seed) for seed in sorted(run.config.seed for run in runs)), f"{runs[0].config.steps:,}",
+         *_freezes(runs), f"{sum(run.has_ended for run in runs)} of {len(runs)}"]
+        for env, arms in groups.items() for label, runs in arms.items()
+    ]  # fmt: skip
+
+
+def _freezes(runs: Iterable[Result]) -> list[str]:
+    """When runs were frozen, or will be."""
+    steps = {run.freeze_step for run in runs if run.freeze_step is not None}
+    planned = {run.frozen.removeprefix("at ") for run in runs if run.freeze_step is None}
+    return [", ".join([*(f"{step:,}" for step in sorted(steps)), *sorted(planned)])]
+
+
+def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict[str, Any]]:
+    """Aggregates over the tasks of each suite, where several were run."""
+    suites = []
+    for suite in dict.fromkeys(env.partition("/")[0] for env in groups):
+        tasks = [env for env in groups if env.startswith(suite + "/") and stats.normalised(env, 0) is not None]
+        labels = [label for label in colours if tasks and all(label in groups[env] for env in tasks)]
+        members = {label: [_finished(groups[env][label]) for env in tasks] for label in labels}
+        members = {label: runs for label, runs in members.items() if min(map(len, runs)) > 0}
+        if len(tasks) < 2 or not members:
+            continue
+        scores = {label: _scores(tasks, runs) for label, runs in members.items()}
+        rows = []
+        for label, values in scores.items():
+            estimates = stats.aggregates(values)
+            rows.append([label, *map(_estimate, estimates.values()), f"{values.shape[0]} x {values.shape[1]}"])
+        left_out = [label for label in colours if label not in members and any(label in groups[env] for env in tasks)]
+        unknown = [env for env in groups if env.startswith(suite + "/") and env not in tasks]
+        names = list(scores)
+        curves = [_efficiency(tasks, label, runs, colours[label]) for label, runs in members.items()]
+        chart = _chart(charts, f"{suite}: normalised return", "normalised return, IQM", 300, curves, switches=True, random=0.0)
+        chart["caption"] = "Interquartile mean; a line ends where the first of its runs does."
+        suites.append({
+            "name": suite, "tasks": len(tasks), "rows": rows, "chart": chart,
+            "scale": "0 is a random player, 1 a human" if suite == "atari" else "returns / 1000",
+            "left_out": ", ".join(left_out), "unknown": ", ".join(unknown),
+            "pairs": [(label, other, _estimate(stats.improvement(scores[label], scores[other])))
+                      for i, label in enumerate(names) for other in names[i + 1 :]],
+        })  # fmt: skip
+    return suites
+
+
+def _finished(runs: Iterable[Result]) -> list[Result]:
+    return sorted((run for run in runs if run.has_ended), key=lambda run: run.config.seed)
+
+
+def _scores(tasks: Sequence[str], members: Sequence[Sequence[Result]]) -> stats.Array:
+    """Normalised returns of last evaluations, [runs, tasks]; as many runs as every task has."""
+    n = min(map(len, members))
+    return np.array(
+        [[stats.normalised(env, runs[i].returns[-1]) for env, runs in zip(tasks, members, strict=True)] for i in range(n)]
+    )
+
+
+def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Result]], colour: int) -> dict[str, Any]:
+    """IQM over runs and tasks along every axis: sample efficiency, FLOPs efficiency and so on."""
+    n = min(map(len, members))
+    chosen = [runs[:n] for runs in members]
+    xs: dict[str, list[float | None]] = {}
+    curves: dict[str, tuple[stats.Array, stats.Array, stats.Array]] = {}
+    for axis in AXES:
+        ends = [run.along(axis, run.steps[-1:])[0] for runs in chosen for run in runs]
+        begins = [run.along(axis, run.steps[:1])[0] for runs in chosen for run in runs]
+        grid = np.linspace(max(begins), min(ends), POINTS)
+        points = np.array(
+            [[[stats.normalised(env, float(y)) for y in np.interp(grid, run.along(axis, run.steps), run.returns)]
+              for env, run in zip(tasks, row, strict=True)] for row in zip(*chosen, strict=True)]
+        )  # fmt: skip
+        xs[axis], curves[axis] = _unit(axis, grid), stats.curve(points, stats.iqm)
+    return {"label": visible(label), "colour": colour, "runs": [], "freeze": None, "x": xs,
+            "per_axis": {axis: [_plain(column) for column in curves[axis]] for axis in AXES}}  # fmt: skip
+
+
+def task(
+    env: str, arms: dict[str, list[Result]], colours: dict[str, int], charts: Charts, say: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """Everything about one environment. say: hears of films that cannot be made; None: none are wanted."""
+    evaluated = {label: [run for run in runs if len(run.steps)] for label, runs in arms.items()}
+    evaluated = {label: runs for label, runs in evaluated.items() if runs}
+    if not evaluated:
+        return {"env": env, "curve": None}
+    random = [r for runs in arms.values() for run in runs for _, r in run.metrics.get("eval/random_return", [])]
+    curves = [_group(label, runs, colours[label], "eval/return") for label, runs in evaluated.items()]
+    dashed = float(np.mean(random)) if random else None
+    curve = _chart(charts, f"{env}: return", "return", 340, curves, switches=True, marks=True, random=dashed)
+    curve["caption"] = f"Mean return of {next(iter(evaluated.values()))[0].config.eval.episodes} whole games."
+    pair = []
+    for kind, metric, label, caption in (
+        ("memory", "replay/bytes", "MB", "What the replay holds."),
+        ("speed", "charts/SPS", "steps/s", "Agent steps per second in the present phase, environment included."),
+    ):
+        shown = {arm: [run for run in runs if run.metrics.get(metric)] for arm, runs in evaluated.items()}
+        shown_groups = [_group(arm, runs, colours[arm], metric) for arm, runs in shown.items() if runs]
+        if shown_groups:
+            pair.append(_chart(charts, f"{env}: {kind}", label, 220, shown_groups, zero=True) | {"caption": caption})
+    human = stats.ATARI_SCORES.get(envs.plain(env))
+    return {"env": env, "curve": curve, "pair": pair, "heading": COSTS, "costs": costs(evaluated),
+            "published": [f"{score:,.1f}" for score in human] if human else None,
+            "films": films(evaluated, say) if say else []}  # fmt: skip
+
+
+def _chart(
+    charts: Charts, name: str, label: str, height: int, groups: list[dict[str, Any]], switches: bool = False,
+    marks: bool = False, zero: bool = False, random: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Add to `charts` what the page needs to draw one. switches: it follows the choice of axis. zero: its axis begins at 0."""
+    chart = {"id": f"chart-{len(charts)}", "name": visible(name), "label": label, "height": height, "groups": groups,
+             "switches": switches, "marks": marks, "zero": zero, "random": random}  # fmt: skip
+    charts.append(chart)
+    return chart
+
+
+def _group(label: str, runs: Sequence[Result], colour: int, metric: str) -> dict[str, Any]:
+    """A line of a chart: its runs, and their mean where they were all measured."""
+    scale = 1e-6 if metric == "replay/bytes" else 1.0
+    lines = []
+    for run in runs:
+        points = run.metrics[metric]
+        if metric == "charts/SPS":  # how fast the replay fills is another question
+            points = [point for point in points if point[0] in run.trained] or points
+        points = points[:: max(1, len(points) // 400)]
+        steps = np.array([step for step, _ in points], float)
+        lines.append((run, steps, np.array([scale * value for _, value in points])))
+    common = lines[0][1]
+    for _, steps, _ in lines[1:]:
+        common = np.intersect1d(common, steps)
+    found: dict[str, Any] = {
+        "label": visible(f"{label} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"), "colour": colour,
+        "runs": [{"x": {a: _unit(a, run.along(a, steps)) for a in AXES}, "y": _plain(y)} for run, steps, y in lines],
+        "x": {axis: _unit(axis, np.mean([run.along(axis, common) for run in runs], axis=0)) for axis in AXES},
+        "freeze": _freeze(runs),
+    }  # fmt: skip
+    if len(runs) > 1 and len(common):
+        table = np.array([[y[np.isin(steps, common)]] for _, steps, y in lines])  # [runs, 1, points]
+        mean, low, high = stats.curve(table) if metric == "eval/return" else (table.mean((0, 1)),) * 3
+        found |= {"mean": _plain(mean), "low": _plain(low), "high": _plain(high)}
+    elif len(runs) > 1:
+        found |= {"mean": [], "low": [], "high": []}
+    return found
+
+
+def _freeze(runs: Sequence[Result]) -> dict[str, float | None] | None:
+    frozen = [run for run in runs if run.freeze_step is not None]
+    if not frozen:
+        return None
+    at = {axis: [run.along(axis, np.array([float(run.freeze_step or 0)]))[0] for run in frozen] for axis in AXES}
+    return {axis: _unit(axis, np.array([np.mean(values)]))[0] for axis, values in at.items()}
+
+
+def _unit(axis: Axis, values: stats.Array) -> list[float | None]:
+    """In the units that the page names: minutes and megabytes."""
+    return _plain(values * {"steps": 1, "flops": 1, "seconds": 1 / 60, "bytes": 1e-6}[axis])
+
+
+def _plain(values: stats.Array) -> list[float | None]:
+    """As JSON can say it, and with as many digits as can be seen."""
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+COSTS = ["settings", "last return, mean ± std", "95% interval", "seeds", "FLOPs", "training time", "steps/s, images",
+         "steps/s, embeddings", "most replay", "most memory"]  # fmt: skip
+
+
+def costs(arms: dict[str, list[Result]]) -> list[list[str]]:
+    """Score and cost of every arm, by its runs that have ended; or of all, as far as they are, if none has."""
+    rows = []
+    for label, all_runs in arms.items():
+        runs = _finished(all_runs) or all_runs
+        scores = np.array([run.returns[-1] for run in runs])
+        interval = ""
+        if len(runs) > 1:
+            _, low, high = stats.curve(scores[:, None, None])
+            interval = f"[{low[0]:,.1f}, {high[0]:,.1f}]"
+        last = [np.array([float(run.step)]) for run in runs]
+        flops, seconds, held = (
+            float(np.mean([run.along(axis, at)[0] for run, at in zip(runs, last, strict=True)]))
+            for axis in ("flops", "seconds", "bytes")
+        )
+        process = max((value for run in runs for _, value in run.metrics.get("charts/process_bytes", [])), default=0)
+        speeds = [_mean(values) for values in zip(*(run.speeds() for run in runs), strict=True)]
+        ended = "" if all(run.has_ended for run in runs) else ", not done"
+        rows.append(
+            [f"{label}{ended}", f"{scores.mean():,.1f} ± {scores.std():,.1f}", interval, str(len(runs)), count(flops),
+             duration(seconds) if seconds else "", *speeds, size(held), size(process) if process else ""]
+        )  # fmt: skip
+    return rows
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.0f}" if known else ""
+
+
+def films(arms: dict[str, list[Result]], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Pictures of a game of one agent of each arm."""
+    made = []
+    for label, runs in arms.items():
+        played = next((run for run in _finished(runs) if (run.run_dir / checkpoint.AGENT).exists()), None)
+        if played is None:
+            continue
+        try:
+            frames, score = pictures(played)
+        except Exception as error:  # by an agent and a game that may be anyone's: the page does without
+            say(f"left out: no pictures of {played.run_dir} ({type(error).__name__}: {error})")
+            continue
+        caption = f"A game of {label}, seed {played.config.seed}, in {len(frames)} pictures: {score:,.0f} points."
+        made.append({"pictures": [base64.b64encode(frame).decode() for frame in frames], "caption": caption})
+    return made
+
+
+def pictures(result: Result) -> tuple[list[bytes], float]:
+    """Evenly spaced JPEG pictures of one whole game of a run's agent, and its score."""
+    from PIL import Image
+
+    kept: list[Any] = []
+    seen, stride = 0, 1
+
+    def keep(frame: Any) -> None:
+        nonlocal seen, stride, kept
+        if seen % stride == 0:
+            kept.append(frame)
+        if len(kept) > 8 * FRAMES:  # a game may have tens of thousands
+            kept, stride = kept[::2], 2 * stride
+        seen += 1
+
+    agent, env = build.trained(result.run_dir, result.config, render_mode="rgb_array")
+    try:
+        (score,) = loop.evaluate(agent, envs.Filmed(env, keep), 1, result.config.seed, build.choose_device("cpu"))
+    finally:
+        env.close()
+    chosen = [kept[round(i)] for i in np.linspace(0, len(kept) - 1, min(FRAMES, len(kept)))]
+    encoded = []
+    for frame in chosen:
+        data = io.BytesIO()
+        Image.fromarray(frame).save(data, "JPEG", quality=80)
+        encoded.append(data.getvalue())
+    return encoded, score
+
+
+def settings(found: Sequence[Result]) -> list[dict[str, Any]]:
+    """Settings in which the runs of a suite differ, by arm; and those that they share."""
+    suites = []
+    for suite in dict.fromkeys(result.config.env.partition("/")[0] for result in found):
+        runs = [result for result in found if result.config.env.partition("/")[0] == suite]
+        same, differing = results.differing(runs)
+        names = [name for name in dict.fromkeys(n for one in differing for n in one) if name not in ("seed", "env", "label")]
+        rows: list[list[str]] = []
+        for result, one in zip(runs, differing, strict=True):
+            row = [result.config.env, result.label, *("" if one.get(name) is None else str(one[name]) for name in names)]
+            if row not in rows:
+                rows.append(row)
+        shared = [f"{name} = {value}" for name, value in same.items() if value is not None and name != "run_dir"]
+        suites.append({"name": suite, "heading": ["environment", "settings", *names], "rows": rows, "shared": shared})
+    return suites
+
+
+def line(result: Result) -> list[str]:
+    """A run in the table of all runs."""
+    scores = [f"{result.returns[-1]:,.1f}", f"{result.returns.max():,.1f}"] if len(result.returns) else ["", ""]
+    where = "done" if result.has_ended else f"at step {result.step:,}"
+    return [result.run_dir.name, str(result.config.seed), where, *scores]
+
+
+def _estimate(estimate: stats.Estimate) -> str:
+    return f"{estimate.point:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -1,0 +1,237 @@
+"""What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seer_rl import envs
+from seer_rl.training import checkpoint, logger, rundir
+from seer_rl.training.config import TrainConfig, flat, name_of
+
+Array = NDArray[np.float64]
+Axis = Literal["steps", "flops", "seconds", "bytes"]
+SHOWN = ("eval/return", "eval/random_return", "compute/flops", "charts/seconds", "charts/SPS", "charts/process_bytes",
+         "replay/bytes", "seer/freeze_step")  # fmt: skip
+NEVER, CONVERGED = "never", "when converged"  # of when an encoder was frozen; else a step
+LARGEST = float(np.finfo(np.float32).max)  # of what is shown
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run, finished or not: its settings and its metrics as (step, value) pairs."""
+
+    run_dir: Path
+    config: TrainConfig
+    metrics: dict[str, list[tuple[int, float]]]
+
+    @property
+    def agent(self) -> str:
+        return name_of(self.config.agent)
+
+    @cached_property
+    def freeze_step(self) -> int | None:
+        """T_f, once it is reached."""
+        return int(self.metrics["seer/freeze_step"][0][1]) if "seer/freeze_step" in self.metrics else None
+
+    @property
+    def frozen(self) -> str:
+        """Whether and when its encoder was frozen: "never", "when converged" or "at 50,000".
+
+        What happened counts, not what the settings hoped for; until the run has ended, what they plan.
+        """
+        planned, steps = self.config.seer.freeze_step, self.config.steps
+        hopeless = planned is None or (planned == "auto" and self.config.seer.between(steps)[0] >= steps)
+        if self.freeze_step is None and (hopeless or self.has_ended):
+            return NEVER
+        step = planned if self.freeze_step is None else self.freeze_step
+        return CONVERGED if planned == "auto" else f"at {step:,}"
+
+    @property
+    def traits(self) -> dict[str, str]:
+        """What tells arms apart, whatever they are called; each as a few words."""
+        config, never = self.config, self.frozen == NEVER
+        return {
+            "frozen": "never frozen" if never else f"frozen {self.frozen}",
+            "stored": "images" if never else config.seer.dtype,
+            "priority": f"priority {config.replay.priority_exponent:g}",
+            "n_step": f"{config.agent.n_step}-step returns",
+        }
+
+    @property
+    def label(self) -> str:
+        """What its settings are called."""
+        donor = self.config.transfer.source
+        if self.config.label:
+            return self.config.label
+        if donor:
+            return f"{'encoder' if self.config.transfer.only == 'encoder' else 'network'} of {donor.name}"
+        return "never frozen" if self.frozen == NEVER else f"SEER, frozen {self.frozen}"
+
+    @cached_property
+    def step(self) -> int:
+        """The latest that is known of."""
+        return max((series[-1][0] for series in self.metrics.values()), default=0)
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(len(self.steps)) and int(self.steps[-1]) == self.config.steps
+
+    @cached_property
+    def steps(self) -> Array:
+        """Of its evaluations, [evaluations]."""
+        return np.array([step for step, _ in self.metrics.get("eval/return", [])], float)
+
+    @cached_property
+    def returns(self) -> Array:
+        """Mean score of each evaluation, [evaluations]."""
+        return np.array([value for _, value in self.metrics.get("eval/return", [])], float)
+
+    def along(self, axis: Axis, steps: Array) -> Array:
+        """Where the run was on `axis` at `steps`: operations (the paper's count), seconds of training, most bytes of replay."""
+        if axis == "steps":
+            return steps
+        names = {"flops": "compute/flops", "seconds": "charts/seconds", "bytes": "replay/bytes"}
+        series = sorted(({0: 0.0} | dict(self.metrics.get(names[axis], []))).items())
+        known, values = (np.array(column, float) for column in zip(*series, strict=True))
+        if axis == "bytes":
+            values = np.maximum.accumulate(values)
+        there: Array = np.interp(steps, known, values)
+        return there
+
+    def score_at(self, axis: Axis, x: float) -> float | None:
+        """Return at `x` of `axis`, linear between evaluations; None before the first and after the last."""
+        if not len(self.steps):
+            return None
+        xs = self.along(axis, self.steps)
+        return float(np.interp(x, xs, self.returns)) if xs[0] <= x <= xs[-1] else None
+
+    @cached_property
+    def trained(self) -> set[int]:
+        """Steps at which there were updates, among those that were logged."""
+        return {step for name, series in self.metrics.items() if name.startswith("losses/") for step, _ in series}
+
+    def speeds(self) -> tuple[float | None, float | None]:
+        """Agent steps per second at the end of the phase on images, and of that on embeddings."""
+        freeze = self.freeze_step if self.freeze_step is not None else float("inf")
+        speeds = [(step, value) for step, value in self.metrics.get("charts/SPS", []) if step in self.trained]
+        before = [value for step, value in speeds if step <= freeze]
+        after = [value for step, value in speeds if step > freeze]
+        return (before[-1] if before else None), (after[-1] if after else None)
+
+
+def read(run_dir: Path) -> Result:
+    """Read a run. Raises ValueError, in a sentence, where a file of it is damaged or holds numbers that cannot be."""
+    config = checkpoint.load_config(run_dir)
+    begun = os.path.lexists(run_dir / logger.METRICS)  # of a sweep there are runs that have not
+    metrics = logger.read(run_dir) if begun else {}
+    rundir.require_result(run_dir, logger.METRICS, config.steps)
+    for name in SHOWN:
+        for step, value in metrics.get(name, []):
+            if not abs(value) <= LARGEST:  # nor is NaN
+                raise ValueError(f"{run_dir / logger.METRICS} cannot be meant: {name} is {value:g} at step {step:,}")
+    return Result(run_dir, config, {name: list(dict(series).items()) for name, series in metrics.items()})
+
+
+def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
+    """The runs at or below `paths`; those that cannot be read are named through `say` and left out.
+
+    Raises ValueError where there are none.
+    """
+    run_dirs: dict[str, Path] = {}  # each once, whatever links lead to it
+    for path in paths:
+        if not os.path.isdir(path):
+            raise ValueError(f"{path} is no directory of runs")
+        found = _run_dirs(path, say)
+        if not found:
+            raise ValueError(f"{path} holds no runs: those have a {checkpoint.CONFIG}")
+        for run_dir in found:
+            run_dirs.setdefault(os.path.realpath(run_dir), run_dir)
+    results = []
+    for run_dir in run_dirs.values():
+        try:
+            results.append(read(run_dir))
+        except ValueError as error:
+            say(f"left out: {error}")
+    if not results:
+        raise ValueError("none of the runs could be read")
+    return results
+
+
+def _run_dirs(top: Path, say: Callable[[str], None]) -> list[Path]:
+    """List every directory with settings at or below `top`, and every link there to one.
+
+    Other links are not followed, for they may lead round in a circle or out into the whole disk. They are said, and so is what
+    cannot be read.
+    """
+    found: dict[str, Path] = {}
+    linked: list[Path] = []
+    pending = [top]
+    while pending:
+        here = pending.pop()
+        try:
+            with os.scandir(here) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            say(f"left out: {here} cannot be read ({error.strerror})")
+            continue
+        for entry in entries:
+            path = here / entry.name
+            if entry.name == checkpoint.CONFIG:
+                found[os.path.realpath(here)] = here
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif entry.is_symlink() and os.path.lexists(path / checkpoint.CONFIG):
+                linked.append(path)
+            elif entry.is_symlink() and os.path.isdir(path):
+                say(f"left out: {path} is a link to a directory that is no run: name that one, if runs lie in it")
+            elif entry.is_symlink() and not os.path.exists(path) and not entry.name.startswith("."):
+                say(f"left out: {path} is a link to nothing that can be reached")
+    for path in sorted(linked):
+        found.setdefault(os.path.realpath(path), path)
+    return sorted(found.values())
+
+
+def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
+    """Group runs by environment, and in it by what their settings are called; with the agent's name where there are several.
+
+    Where runs of one environment are called the same but differ in their `traits`, every run's name says those traits, too: an
+    arm never holds runs of several kinds. An environment is called as the first of its runs spells it.
+    """
+    results = list(results)
+    names: dict[str, str] = {}
+    agents: dict[str, set[str]] = {}
+    called: dict[tuple[str, str], list[dict[str, str]]] = {}  # the traits of an environment's runs of one name
+    for result in results:
+        env = names.setdefault(envs.canonical(result.config.env), result.config.env)
+        agents.setdefault(env, set()).add(result.agent)
+        called.setdefault((env, result.label), []).append(result.traits)
+    telling = [
+        trait for trait in (results[0].traits if results else ())
+        if any(len({traits[trait] for traits in alike}) > 1 for alike in called.values())
+    ]  # fmt: skip
+    groups: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        env = names[envs.canonical(result.config.env)]
+        words = [result.agent] if len(agents[env]) > 1 else []
+        words += [result.label, *(result.traits[trait] for trait in telling if result.traits[trait] not in result.label)]
+        groups.setdefault(env, {}).setdefault(", ".join(words), []).append(result)
+    return groups
+
+
+def scores_at(runs: Iterable[Result], axis: Axis, x: float) -> list[float]:
+    """Returns at `x` of the runs that have come that far."""
+    return [score for run in runs if (score := run.score_at(axis, x)) is not None]
+
+
+def differing(results: Iterable[Result]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Settings that all runs share, and for each run those in which they differ, by their names on the command line."""
+    found = [flat(result.config) for result in results]
+    names = list(dict.fromkeys(name for settings in found for name in settings))
+    same = {n: found[0].get(n) for n in names if all(settings.get(n) == found[0].get(n) for settings in found)}
+    return same, [{n: settings.get(n) for n in names if n not in same and n != "run_dir"} for settings in found]

@@ -1,0 +1,70 @@
+"""Words for people: numbers with their units, and names of others without their tricks.
+
+Names come from files, directories and environments that somebody else made. They may hold escape sequences that would redraw
+the screen, or line ends that would forge a line of ours.
+"""
+
+import math
+import os
+import shlex
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands around them
+
+
+def visible(text: str) -> str:
+    """Write control characters, line ends, changes of direction and undecodable bytes of `text` as escapes: ESC is \\x1b."""
+    if text.isprintable():
+        return text
+    hidden = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(
+        c.encode("unicode_escape", "surrogatepass").decode() if unicodedata.category(c) in hidden or c in DIRECTIONS else c
+        for c in text
+    )
+
+
+def quoted(path: Path) -> str:
+    """Write a path so that a shell takes it for one word, and no command takes it for an option."""
+    text = str(path)
+    if text.startswith("-"):
+        text = f"./{text}"
+    if visible(text) == text:
+        return shlex.quote(text)
+    plain = (chr(b) if 32 <= b < 127 and chr(b) not in "'\\" else f"\\x{b:02x}" for b in os.fsencode(text))
+    return f"$'{''.join(plain)}'"
+
+
+def size(n: float) -> str:
+    """Bytes for people: 999 B, 70.6 MB, 1.23 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.3g} {unit}" if n < 1000 else f"{n:,.0f} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def count(n: float) -> str:
+    """Operations for people: 291.7M, 45.0T."""
+    for unit in ("", "k", "M", "G", "T"):
+        if n < 1000 or unit == "T":
+            return f"{n:.4g}{unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """Time for people: 42 s, 12 min, 3 h 05 min."""
+    if math.isnan(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def scores(values: list[float]) -> str:
+    """Mean and standard deviation of games."""
+    return f"{np.mean(values):,.1f} ± {np.std(values):,.1f}"

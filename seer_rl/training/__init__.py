@@ -1,0 +1,1 @@
+"""One training: its settings, its loop, and what it leaves behind."""

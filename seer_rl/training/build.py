@@ -1,0 +1,186 @@
+"""What a run is built from: the agent, the environment and the replay that its settings name, and what they cost together."""
+
+import functools
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from seer_rl import envs
+from seer_rl.agents.curl import CURL
+from seer_rl.agents.dqn import DQN
+from seer_rl.agents.drqv2 import DrQv2
+from seer_rl.agents.flops import Costs
+from seer_rl.agents.networks import Mixed, output_shape, scale_of
+from seer_rl.agents.rainbow import Rainbow
+from seer_rl.agents.sac import RAD, SAC, RADConfig
+from seer_rl.envs.subprocess import Apart
+from seer_rl.replay.replay import Replay
+from seer_rl.seer import copies_of, views
+from seer_rl.training import checkpoint, rundir
+from seer_rl.training.config import TrainConfig, TransferConfig, check_numbers, name_of
+from seer_rl.training.transfer import encoder_weights, load_encoder, receive_all, receive_encoder
+
+Agent = Rainbow | DQN | SAC | DrQv2
+AGENT_CLASSES: dict[str, dict[str, Any]] = {
+    "discrete": {"rainbow": Rainbow, "dqn": DQN},
+    "continuous": {"curl": CURL, "rad": RAD, "sac": SAC, "drqv2": DrQv2},
+}
+CODE = "SEER_ENCODER"  # environment variable: the encoder from elsewhere, module:factory, that the user has named
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to train on: auto, cpu or cuda. Raises ValueError if it is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"there is no device {name!r}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("PyTorch finds no CUDA device here: use --device cpu")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def env_settings(config: TrainConfig) -> envs.EnvConfig:
+    """Those of `config`, with frames of the size that its agent is made for."""
+    if config.env.startswith("dmc/") and config.environment.size is None and not isinstance(config.agent, RADConfig):
+        return replace(config.environment, size=84)  # what others crop to
+    return config.environment
+
+
+def make_env(config: TrainConfig, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """The environment that `config` names."""
+    return envs.make(config.env, training, env_settings(config), render_mode)
+
+
+def start_env(config: TrainConfig) -> Apart:
+    """The same for training, in a process of its own."""
+    return Apart(config.env, env_settings(config))
+
+
+def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
+    """The agent that `config` names, for the spaces of `env`."""
+    name, space = name_of(config.agent), env.action_space
+    found = "discrete" if isinstance(space, gym.spaces.Discrete) else "continuous"
+    fitting = AGENT_CLASSES[found]
+    if name not in fitting:
+        raise ValueError(
+            f"the actions of {config.env} are {found}, which {name} cannot choose: use --agent {' or '.join(fitting)}"
+        )
+    if ":" in config.agent.encoder and os.environ.get(CODE) != config.agent.encoder:
+        raise ValueError(
+            f"the encoder {config.agent.encoder} is code, which settings in a file do not start: "
+            f"if you trust it, say so with {CODE}={config.agent.encoder} before the command"
+        )
+    actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
+    agent: Agent = fitting[name](config.agent, env.observation_space.shape, actions, config.seer.layers, seed)
+    for module in agent.modules():
+        if isinstance(module, Mixed):
+            module.precision = getattr(torch, config.precision)
+    return agent
+
+
+def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed: int) -> Replay:
+    """The replay that `config` asks for. Without a limit it holds every step of the run, before and after the freeze."""
+    capacity, memory = config.replay.capacity, config.replay.memory
+    if memory == "auto":
+        raise ValueError("how much memory is left for the replay is for seer_rl.training.rehearsal.settle to find out")
+    build = functools.partial(
+        Replay, env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
+        stack=envs.frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
+        priority_exponent=config.replay.priority_exponent, seed=seed,
+    )  # fmt: skip
+    if capacity is not None or memory is not None:
+        return build(memory=memory, capacity=capacity)
+    steps = every_step(config, env)
+    replay = build(capacity=steps)
+    if config.seer.freeze_step is not None:
+        z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
+        embedded = replay.bytes_for(config.seer.dtype, costs(agent, env, config).copies, z)
+        if embedded > replay.bytes_per_step:  # larger than the frames: room for as many
+            replay = build(memory=steps * embedded)
+    return replay
+
+
+def require_batch(config: TrainConfig, capacity: int, stack: int, batch_size: int) -> None:
+    """Raise ValueError if a batch of different steps cannot be drawn from a replay of `capacity` steps."""
+    agent, budget = config.agent, config.replay
+    if capacity < (least := batch_size + agent.n_step + stack):
+        given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity or config.steps:,} steps of frames"
+        raise ValueError(
+            f"a replay of {given} would hold {capacity} steps{'' if stack > 1 else ' of embeddings'}, too few for batches of "
+            f"{batch_size} {agent.n_step}-step returns: it must hold at least {least}"
+        )
+
+
+def action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
+    """The smallest type that holds an action."""
+    return np.min_scalar_type(int(space.n) - 1) if isinstance(space, gym.spaces.Discrete) else np.dtype(np.float32)
+
+
+def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
+    """Records that hold every step of a run: one each, one for the newest observation, one for each truncation's last."""
+    truncations = config.steps // envs.max_episode_steps(env)
+    return config.steps + truncations + config.agent.n_step + envs.frames_in(env) + 1  # the least a replay needs
+
+
+def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
+    """Operations of `agent` on the observations of `env`."""
+    obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
+    copies = copies_of(agent, obs, config.seer.copies)
+    batch_sizes = config.agent.batch_size, config.seer.batch_size or config.agent.batch_size
+    return Costs(agent.parts(True), agent.parts(False), batch_sizes, copies, len(views(agent, obs, copies, current=True)))
+
+
+def default_run_dir(config: TrainConfig) -> Path:
+    """runs/{env}__{agent}__{seed}__{time}, with a number behind if that is taken."""
+    name = f"{config.env.replace('/', '-')}__{name_of(config.agent)}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for path in taken if not os.path.lexists(path))
+
+
+def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
+    """The agent that a run with these settings saved last, and its evaluation environment. Raises ValueError without either."""
+    check_numbers(config)  # the file may have been edited
+    env = make_env(config, training=False, render_mode=render_mode)
+    try:
+        agent = make_agent(config, env, seed=0)
+        checkpoint.load_agent(run_dir, agent, config)
+        rundir.require_result(run_dir, checkpoint.AGENT, config.steps)
+    except BaseException:
+        env.close()
+        raise
+    return agent, env
+
+
+def receive(agent: Agent, settings: TransferConfig) -> None:
+    """Give `agent` the weights that `settings` name. Raises ValueError where there are none, or they don't fit."""
+    source = settings.source
+    assert source
+    if source.is_file():
+        if settings.only != "encoder":
+            raise ValueError(f"{source} is a file with an encoder at most: add --transfer.only encoder")
+        weights, about = load_encoder(source)
+        shape, scale = tuple(about["images"]), about.get("scale", checkpoint.FIRST_SCALE)
+    else:
+        config = checkpoint.load_config(source)
+        donor, env = trained(source, config)
+        env.close()
+        if settings.only == "all" and donor.name != agent.name:
+            raise ValueError(
+                f"{source} is of {donor.name}, not {agent.name}: its encoder alone may fit: --transfer.only encoder"
+            )
+        weights, shape, scale = dict(donor.state_dict()), donor.obs_shape, scale_of(donor)
+        if settings.only == "encoder":
+            weights = encoder_weights(weights)
+    if shape != agent.obs_shape:
+        theirs, ours = ("x".join(map(str, one)) for one in (shape, agent.obs_shape))
+        raise ValueError(f"{source} has learnt from images of {theirs}, here they are {ours}")
+    if scale != scale_of(agent):
+        raise ValueError(f"{source} has learnt from pixels as {scale!r}, {agent.name} makes {scale_of(agent)!r} of them")
+    try:
+        (receive_encoder if settings.only == "encoder" else receive_all)(agent, weights)
+    except ValueError as error:
+        raise ValueError(f"{source} does not fit: {error}") from error

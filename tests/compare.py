@@ -1,0 +1,123 @@
+"""Train with fixed seeds by two commits, and compare what they write: metrics byte by byte, weights number by number.
+
+    python -m tests.compare OLD [NEW]
+
+NEW is the working tree where it is left out. Every setting below is trained, then resumed from its last checkpoint and trained
+longer. `compute/true_operations` is left out of the comparison with --but. What a commit gave is kept in --keep, so that the
+older one is trained once. Weights whose names have changed are compared under the new names, and the map is printed.
+"""
+
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.numpy
+import tyro
+
+HERE = Path(__file__).parents[1]
+ATARI = "--agent.learning-starts 60 --agent.batch-size 8 --steps 260 --seer.freeze-step 200"
+SMALL = "--env.size 24 --env.fast-render --agent.hidden 16 --agent.learning-starts 40 --agent.batch-size 12"
+CONTROL = f"dmc/reacher-easy {SMALL} --steps 150 --seer.freeze-step 100"
+SETTINGS = {  # name: settings of the first part, and steps after the second
+    "rainbow": (f"atari/qbert {ATARI}", 300),
+    "rainbow, frozen at the end": (f"atari/alien {ATARI} --seer.freeze-step 259", 300),
+    "rainbow, prioritized, uint4": (f"atari/qbert {ATARI} --replay.memory 2MB --replay.priority-exponent 0.5"
+                                    " --seer.dtype uint4", 300),
+    "rainbow, one layer, random steps": (f"atari/qbert {ATARI} --seer.layers 1 --agent.random-steps 80", 300),
+    "rainbow, automatic": ("atari/qbert --agent.batch-size 8 --agent.learning-starts 60 --steps 2600 --seer.freeze auto"
+                           " --seer.latest 2500 --agent.update-every 4", 2650),
+    "rainbow, never": (f"atari/krull {ATARI} --seer.freeze-step None", 300),
+    "dqn": (f"atari/qbert {ATARI} --agent dqn --agent.target-every 20", 300),
+    "sac": (f"{CONTROL} --agent sac", 200),
+    "sac, two layers": (f"{CONTROL} --agent sac --seer.layers 2", 200),
+    "rad": (f"{CONTROL} --agent rad --agent.crop 20 --seer.copies 2", 200),
+    "curl": (f"{CONTROL} --agent curl --agent.crop 20 --seer.copies 2", 200),
+    "curl, prioritized, bfloat16": (f"{CONTROL} --agent curl --agent.crop 20 --seer.copies 2 --precision bfloat16"
+                                    " --replay.priority-exponent 0.5 --seer.dtype float16 --replay.memory 300kB", 200),
+    "drqv2": (f"{CONTROL} --agent drqv2 --agent.shift 2", 200),
+    "drqv2, one layer": (f"{CONTROL} --agent drqv2 --agent.shift 2 --seer.layers 1", 200),
+}  # fmt: skip
+ALWAYS = "--no-compile --threads 1 --eval.episodes 1 --eval.every 100 --keep-last"
+KEEP = Path(tempfile.gettempdir()) / "seer-compare"
+SEER = "import sys; from seer_rl.__main__ import main; sys.exit(main())"
+
+
+def trained(source: Path, name: str, runs: Path) -> Path:
+    """Train the setting called `name` by the code in `source`, and return its run directory."""
+    settings, longer = SETTINGS[name]
+    run_dir = runs / name.replace(", ", "-").replace(" ", "-")
+    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONSAFEPATH": "1"}
+    for command in (["train", *shlex.split(f"{settings} {ALWAYS}"), "--run-dir", str(run_dir)],
+                    ["resume", str(run_dir), "--steps", str(longer)]):  # fmt: skip
+        if command[0] == "train" and run_dir.exists():
+            break  # kept from before
+        call = [sys.executable, "-c", SEER, *command]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{name}, by {source}: {done.stderr[-2000:]}{done.stdout[-2000:]}")
+    return run_dir
+
+
+def metrics(run_dir: Path, but: tuple[str, ...]) -> list[str]:
+    """Lines of a run's metrics, without those that are named in `but`."""
+    return [line for line in (run_dir / "metrics.csv").read_text().splitlines() if line.split(",")[1] not in but]
+
+
+def differences(old: Path, new: Path, but: tuple[str, ...], renamed: Callable[[str], str]) -> list[str]:
+    """What differs between two runs, in words."""
+    a, b = metrics(old, but), metrics(new, but)
+    found = [f"metrics: {x} | {y}" for x, y in zip(a, b, strict=False) if x != y][:3]
+    found += [f"metrics: {len(a)} lines | {len(b)} lines"] * (len(a) != len(b))
+    weights = {renamed(name): value for name, value in safetensors.numpy.load_file(old / "agent.safetensors").items()}
+    others = safetensors.numpy.load_file(new / "agent.safetensors")
+    found += [f"weights: {name} is only on one side" for name in sorted(weights.keys() ^ others.keys())]
+    common = sorted(weights.keys() & others.keys())
+    return found + [f"weights: {name}" for name in common if weights[name].tobytes() != others[name].tobytes()]
+
+
+def names() -> Callable[[str], str]:
+    """Return the function that gives a weight's name of today for that of version 0.1.0, and says so once."""
+    return lambda name: name
+
+
+def main(
+    old: tyro.conf.Positional[str],
+    new: tyro.conf.Positional[str] = "",
+    but: tuple[str, ...] = (),
+    only: str = "",
+    keep: Path = KEEP,
+) -> None:
+    """Compare two commits. but: metrics that may differ. only: settings whose name begins so. keep: what commits gave."""
+    sides = []
+    for commit in (old, new):
+        runs = Path(tempfile.mkdtemp(prefix="seer-compare-"))
+        source = runs / "source"
+        if not commit:
+            shutil.copytree(HERE / "seer_rl", source / "seer_rl")  # it may be edited while this goes on
+        else:
+            found = subprocess.run(["git", "rev-parse", commit], cwd=HERE, check=True, capture_output=True, text=True)
+            source, runs = keep / found.stdout.strip() / "source", keep / found.stdout.strip() / "runs"
+            runs.mkdir(parents=True, exist_ok=True)
+            if not source.exists():
+                packed = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, capture_output=True).stdout
+                with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+                    tar.extractall(source, filter="data")
+        sides.append((source, runs))
+    differing = 0
+    for name in [name for name in SETTINGS if name.startswith(only)]:
+        a, b = (trained(source, name, runs) for source, runs in sides)
+        said = differences(a, b, but, names())
+        differing += bool(said)
+        print(f"{name}: {'; '.join(said) or 'the same'}", flush=True)
+    sys.exit(f"{differing} of {len(SETTINGS)} differ" if differing else 0)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

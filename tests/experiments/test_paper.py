@@ -1,0 +1,157 @@
+"""The paper's tables and figures: published digits, known scores, sweeps that fill them, and what is refused."""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seer_rl.commands.main import main
+from seer_rl.experiments import results, sweep
+from seer_rl.experiments.paper import experiments, figures, published, tables
+from seer_rl.experiments.paper.experiments import FIGURES
+from seer_rl.training.config import TrainConfig
+from tests.experiments.test_results import flops_at, made
+
+
+def of(figure: str, arm: int, env: str) -> TrainConfig:
+    return experiments.config(FIGURES[figure], env, FIGURES[figure].arms[arm][0])
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Alien with SEER, three seeds of 450, 460 and 470 at 45T; without, one that came to 30T only; and one in little memory."""
+    seer, never, limited = of("figure3", 1, "atari/alien"), of("figure3", 0, "atari/alien"), of("figure4", 1, "atari/alien")
+    flops = {"compute/flops": [(step, flops_at(step)) for step in range(10_000, 500_001, 10_000)]}
+    for seed in (0, 1, 2):
+        curve = [(step, 10 * seed + 1e-11 * flops_at(step)) for step in range(10_000, 500_001, 10_000)]
+        metrics = {"eval/return": curve, "seer/freeze_step": [(50_000, 50_000.0)]}
+        made(tmp_path / f"runs/seer-{seed}", replace(seer, seed=seed), metrics | flops)
+    made(tmp_path / "runs/never", replace(never, steps=100_000), {"eval/return": [(10_000, 1.0), (100_000, 9.0)]} | flops)
+    frozen = {"seer/freeze_step": [(100_000, 100_000.0)]}
+    made(tmp_path / "runs/little", limited, {"eval/return": [(10_000, 2.0), (500_000, 77.0)]} | frozen | flops)
+    return tmp_path / "runs"
+
+
+def test_operations_by_layer_have_the_papers_digits() -> None:
+    for table, rows in ((tables.table2(), 12), (tables.table3(), 6)):
+        assert len(table.rows) == rows
+        assert {row[-1] for row in table.rows} == {"yes"}
+
+
+def test_table1(runs: Path) -> None:
+    table = tables.table1(results.find([runs], print))
+    (alien,) = [row for row in table.rows if row[0] == "Alien"]
+    assert alien[1] == "992.0 ± 152.7"
+    assert alien[2] == "- (1, to 30T)"
+    assert alien[4].startswith("460.0 ± 8.2 [450, 470] (3)")
+    assert alien[6] == "-"
+    assert alien[8] == "77.0 ± 0.0 (1)"
+    assert {row[0] for row in table.rows} == {*published.SCORES, "RoadRunner"}
+    assert all(row[2::2] == ["-"] * 4 for row in table.rows if row[0] != "Alien")
+    earlier = tables.table1(results.find([runs], print), flops=30e12)
+    (alien,) = [row for row in earlier.rows if row[0] == "Alien"]
+    assert alien[2] == "9.0 ± 0.0 (1)"
+    assert any("steps 100000 (500000)" in note for note in earlier.notes)
+
+
+def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:
+    """Runs of little memory: the paper's two arms; and beside them others of the same agent, which are of neither."""
+    seer, never = of("figure4", 1, "atari/alien"), of("figure4", 0, "atari/alien")
+    auto = replace(seer.seer, freeze_step="auto")
+    frozen = {"seer/freeze_step": [(100_000, 100_000.0)], "eval/return": [(500_000, 3.0)]}
+    unfrozen = {"eval/return": [(500_000, 2.0)]}
+    made(tmp_path / "seer", seer, frozen)
+    made(tmp_path / "never", never, unfrozen)
+    made(tmp_path / "hoped", replace(seer, seer=replace(auto, earliest=500_001, latest=500_001), seed=5), unfrozen)
+    made(tmp_path / "auto", replace(seer, seer=auto), frozen)
+    made(tmp_path / "uint4", replace(seer, seer=replace(seer.seer, dtype="uint4")), frozen)
+    made(tmp_path / "der", replace(never, replay=replace(never.replay, priority_exponent=0.5)), unfrozen)
+    made(tmp_path / "short", replace(never, agent=replace(never.agent, n_step=3)), unfrozen)
+    for at in (50_000, 60_000):
+        earlier = {"seer/freeze_step": [(at, float(at))], "eval/return": [(500_000, 3.0)]}
+        made(tmp_path / str(at), replace(seer, seer=replace(seer.seer, freeze_step=at)), earlier)
+
+    def names(*left_out: str) -> list[list[str]]:
+        found = [run for run in results.find([tmp_path], print) if run.run_dir.name not in left_out]
+        arms = FIGURES["figure4"].arms
+        members = [experiments.members(FIGURES["figure4"], "atari/alien", arm, found) for arm, _ in arms]
+        return [[run.run_dir.name for run in runs] for runs in members]
+
+    assert names() == [["never", "hoped"], ["seer"]]
+    assert names("seer", "60000") == [["never", "hoped"], ["50000"]]  # with a note that its step is not the paper's
+
+
+def test_marks_at_the_end_of_an_empty_panel_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published scores of a figure without runs lie at the last step, and are drawn with room on their right."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("seer_rl.experiments.curves.write", lambda figure, output: drawn.append(figure))
+    figures.draw("figure4", [], tmp_path / "figure4.png")
+    for axis in drawn[0].axes:
+        ends = [line.get_xdata()[-1] for line in axis.get_lines() if len(line.get_xdata())]
+        assert max(ends) == published.STEPS
+        assert axis.get_xlim() == (0, pytest.approx(1.05 * published.STEPS))
+
+
+def test_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper", "table1", "--runs", str(runs), "-o", str(tmp_path / "t.md")]) == 0
+    assert (tmp_path / "t.md").read_text("utf-8").count("\n| ") == 11
+    assert main(["paper", "table3"]) == 0
+    assert "8.19e5" in capsys.readouterr().out
+    for figure in ("figure3", "figure4"):
+        assert main(["paper", figure, "--runs", str(runs), "-o", str(tmp_path / f"{figure}.png")]) == 0
+        assert (tmp_path / f"{figure}.png").stat().st_size > 20_000
+    assert main(["paper", "figure6", "--runs", str(runs), "-o", str(tmp_path / "six.png")]) == 0  # none of these runs is of it
+    assert {path.name for path in tmp_path.glob("six*")} == {"sixa.png", "sixb.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("table9", "there is no 'table9'"),
+        ("figure7b", "is made from runs"),
+        ("table1", "name their directories with --runs"),
+        ("table1 --runs .", "holds no runs"),
+        ("table1 --runs nowhere", "no directory of runs"),
+        ("table1 --runs . --flops 0", "more than 0"),
+        ("figure3 --runs RUNS -o x.bmp", "must end in .png or .pdf"),
+        ("plan figure1", "there is no 'figure1'"),
+        ("plan", "WHAT"),
+    ],
+)
+def test_refusals(arguments: str, words: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["paper", *arguments.replace("RUNS", str(runs)).split()]) == 2
+    said = capsys.readouterr().err
+    assert words.lower() in said.lower()
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_plans_are_sweeps_whose_runs_fill_the_figure(figure: str, tmp_path: Path) -> None:
+    experiment = replace(FIGURES[figure], envs=FIGURES[figure].envs[:1])  # every environment is the same text again
+    planned = sweep.configs(tomllib.loads(experiments.plan(experiment)), tmp_path)
+    assert len(planned) == len(experiment.arms) * 5
+    found = [results.Result(run_dir, config, {}) for run_dir, config in planned.items()]
+    for arm, _ in experiment.arms:
+        matching = experiments.members(experiment, experiment.envs[0], arm, found)
+        assert [run.config.seed for run in matching] == [0, 1, 2, 3, 4]
+        assert experiments.departures(experiment, experiment.envs[0], arm, matching) == set()
+
+
+def test_estimate_of_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rainbow's runs of figure 4 on all games: operations by the formulas, and a time that this machine was measured for."""
+    assert main(["paper", "plan", "figure4"]) == 0
+    said = capsys.readouterr().out
+    assert "80 runs" in said
+    experiment = replace(FIGURES["figure4"], envs=("atari/alien",))
+    cost = experiments.estimate(experiment)
+    M, E, K = 2 * (147_456) + 13_056 * 19, 1_280_000, 32 * 5  # 18 actions; 3 passes and 2 x 1
+    updates = 500_000 - 1_600
+    never = updates * K * (E + M)
+    frozen = (100_000 - 1_600) * K * (E + M) + 400_000 * (K * M + E)
+    assert cost.flops == pytest.approx(5 * (never + frozen), rel=1e-9)
+    assert cost.seconds > 60

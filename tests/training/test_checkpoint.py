@@ -1,0 +1,455 @@
+"""Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dm_control import suite
+
+from benchmarks import shared
+from seer_rl import envs
+from seer_rl.agents.curl import CURLConfig
+from seer_rl.agents.drqv2 import DrQv2Config
+from seer_rl.agents.rainbow import RainbowConfig
+from seer_rl.agents.sac import SACConfig
+from seer_rl.commands.main import main
+from seer_rl.envs import EnvConfig
+from seer_rl.envs.subprocess import Apart, EnvironmentFailed
+from seer_rl.training import checkpoint, loop
+from seer_rl.training.config import AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
+from seer_rl.training.files import Folder
+
+ATARI = TrainConfig(
+    "atari/qbert",
+    steps=400,
+    seed=3,
+    seer=SeerConfig(freeze_step=250),
+    replay=ReplayConfig(memory=1_000_000, priority_exponent=0.5),  # 141 steps of frames: wrapped before the freeze
+    eval=EvalConfig(every=150, episodes=1),
+    agent=RainbowConfig(learning_starts=60, batch_size=8),
+    checkpoint_every=100_000,
+)
+CONTROL = TrainConfig(
+    "dmc/reacher-easy",
+    steps=330,
+    environment=EnvConfig(size=24, fast_render=True),
+    seer=SeerConfig(freeze_step=200, copies=2),
+    replay=ReplayConfig(memory=250_000),
+    eval=EvalConfig(every=150, episodes=1),
+    agent=CURLConfig(crop=20, hidden=32, learning_starts=40, batch_size=12),
+    checkpoint_every=100_000,
+)
+
+
+def end_of(run: loop.Run) -> dict[str, Any]:
+    """What a run came to, to the last bit."""
+    return {
+        "metrics": (run.run_dir / "metrics.csv").read_bytes(),
+        "agent": (run.run_dir / "agent.safetensors").read_bytes(),
+        "replay": [bytes(segment) for segment in run.replay.segments()],
+        "operations": run.flops,
+        "evaluations": run.evaluations,
+    }
+
+
+def whole(config: TrainConfig, run_dir: Path) -> loop.Run:
+    run = loop.Run(dataclasses.replace(config, run_dir=run_dir))
+    run.train()
+    return run
+
+
+def stop_at(step: int) -> Callable[[loop.Run], None]:
+    def show(run: loop.Run) -> None:
+        if run.step >= step:
+            run.stopping = True
+
+    return show
+
+
+def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> loop.Run:
+    """The same run, stopped as soon as it shows itself at each of `stops`, and resumed."""
+    run = loop.Run(dataclasses.replace(config, run_dir=run_dir))
+    for step in stops:
+        with pytest.raises(loop.Stopped):
+            run.train(stop_at(step))
+        run = loop.resume(run_dir, pytest.fail)
+        assert run.step >= step
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "stops"),
+    [
+        (ATARI, [100]),
+        (ATARI, [40, 150, 240, 250, 260, 380]),  # while filling, at an evaluation, before, at and after the freeze
+        (dataclasses.replace(ATARI, seer=SeerConfig(freeze_step=0), steps=200), [20, 100]),
+        (CONTROL, [100]),
+        (CONTROL, [20, 140, 200, 220, 300]),
+        (dataclasses.replace(ATARI, seer=dataclasses.replace(ATARI.seer, dtype="uint4")), [245, 300]),
+        (dataclasses.replace(CONTROL, seer=dataclasses.replace(CONTROL.seer, dtype="uint8")), [190, 240]),
+        (dataclasses.replace(CONTROL, agent=SACConfig(hidden=32, learning_starts=40, batch_size=12)), [180, 220]),
+        (dataclasses.replace(CONTROL, agent=DrQv2Config(hidden=32, learning_starts=40, batch_size=12, shift=2)), [180, 220]),
+    ],
+    ids=[
+        "rainbow, once",
+        "rainbow, often",
+        "rainbow, frozen from the start",
+        "curl, once",
+        "curl, often",
+        "rainbow, uint4",
+        "curl, uint8",
+        "sac",
+        "drqv2",
+    ],
+)
+def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops: list[int], tmp_path: Path) -> None:
+    straight, pieces = whole(config, tmp_path / "straight"), in_pieces(config, tmp_path / "pieces", stops)
+    assert end_of(straight) == end_of(pieces)
+    assert not (tmp_path / "pieces" / "checkpoints").exists()  # a run that has ended needs none
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [SeerConfig(freeze_step=250), SeerConfig(freeze_step="auto", earliest=100, latest=250, dtype="uint4")],
+    ids=["fixed", "auto"],
+)
+def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
+    arm: SeerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "EVERY", 50)
+    never = dataclasses.replace(
+        ATARI, seer=SeerConfig(freeze_step="auto", earliest=401, latest=401), checkpoint_every=125, label="never"
+    )
+    trunk, config = tmp_path / "never", dataclasses.replace(ATARI, seer=arm, run_dir=tmp_path / "arm")
+    with pytest.raises(loop.Stopped):
+        loop.Run(dataclasses.replace(never, run_dir=trunk)).train(stop_at(260))  # measured at 250, after that checkpoint
+    assert shared.leaves(trunk, config) == 250
+    assert not shared.branch(trunk, tmp_path / "arm", config, 100)
+    assert shared.branch(trunk, tmp_path / "arm", config, 250)
+    run = loop.resume(tmp_path / "arm", pytest.fail)
+    assert run.step == 250
+    run.train()
+    ends = [end_of(one) for one in (run, whole(config, tmp_path / "straight"))]
+    if arm.freeze_step != "auto":  # the trunk was measured, which is counted, and written down
+        for end in ends:
+            del end["operations"], end["metrics"]
+    assert ends[0] == ends[1]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from seer_rl import train
+from seer_rl.config import from_toml
+import dataclasses
+config = dataclasses.replace(from_toml(Path(sys.argv[1]).read_text("utf-8")), run_dir=Path(sys.argv[2]))
+def show(run):
+    if run.step >= int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.Run(config).train(show)
+"""
+
+
+@pytest.mark.parametrize("config", [ATARI, CONTROL], ids=["rainbow", "curl"])
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, checkpoint_every=90)
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "config.toml"), str(tmp_path / "killed"), "320"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert checkpoint.newest(tmp_path / "killed") == 270
+    run = loop.resume(tmp_path / "killed", pytest.fail)
+    assert run.step == 270
+    run.train()
+    assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
+
+
+def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    blob = checkpoint._blob
+    monkeypatch.setattr("seer_rl.replay.replay.SEGMENT_BYTES", 100_000)
+    config = dataclasses.replace(ATARI, replay=ReplayConfig(), seer=SeerConfig(), checkpoint_every=50, steps=301)
+
+    def counted(folder: Folder, data: Any) -> str:
+        written.append(memoryview(data).nbytes)
+        return blob(folder, data)
+
+    monkeypatch.setattr(checkpoint, "_blob", counted)
+    run = loop.Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
+    with pytest.raises(loop.Stopped):
+        run.train(stop_at(300))
+    frames = sum(n for n in written if n <= 100_000)
+    assert frames < 300 * 7064 + 7 * 2 * 100_000  # each record once, and at each checkpoint the two segments that it ends in
+    resumed = loop.resume(tmp_path / "run", pytest.fail)
+    assert [bytes(s) for s in resumed.replay.segments()] == [bytes(s) for s in run.replay.segments()]
+    resumed.close()
+
+
+@pytest.mark.parametrize("name", ["atari/qbert", "atari/alien", *("dmc/" + "-".join(names) for names in suite.ALL_TASKS)])
+def test_environments_go_on_from_their_state(name: str) -> None:
+    settings = EnvConfig(size=16, fast_render=True) if name.startswith("dmc") else EnvConfig()
+
+    def trace(env: Any, steps: int, seed: int) -> list[Any]:
+        rng, found = np.random.default_rng(seed), []
+        for _ in range(steps):
+            discrete = name.startswith("atari")
+            action = int(rng.integers(env.action_space.n)) if discrete else rng.uniform(-1, 1, env.action_space.shape)
+            obs, reward, terminated, truncated, info = env.step(action)
+            found.append((obs.tobytes(), float(reward), terminated, truncated, str(info)))
+            if terminated or truncated:
+                found.append(env.reset()[0].tobytes())
+        return found
+
+    env, other = (envs.make(name, True, settings) for _ in range(2))
+    env.reset(seed=1)
+    trace(env, 1500 if name.startswith("atari") else 7, seed=0)
+    arrays: dict[str, Any] = {}
+    plain = json.loads(json.dumps(checkpoint._flatten(envs.get_state(env), arrays)))
+    state = checkpoint._unflatten(plain, {k: v.copy() for k, v in arrays.items()})
+    steps = 1500 if name.startswith("atari") else 12
+    expected = trace(env, steps, seed=1)
+    envs.set_state(other, state)
+    assert trace(other, steps, seed=1) == expected
+    env.close()
+    other.close()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two checkpoints, of steps 40 and 60."""
+    run_dir = tmp_path_factory.mktemp("stopped") / "run"
+    config = dataclasses.replace(ATARI, run_dir=run_dir, checkpoint_every=40, eval=EvalConfig(1000, 1))
+    with pytest.raises(loop.Stopped):
+        loop.Run(config).train(stop_at(60))
+    assert len(list((run_dir / "checkpoints").glob("*.json"))) == 2
+    return run_dir
+
+
+def damage(path: Path, how: str, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "removed":
+        path.unlink()
+        return
+    if how == "flipped" and data:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    keep = {"cut": rng.randrange(max(1, len(data))), "emptied": 0}.get(how, len(data))
+    path.write_bytes(data[:keep])
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_damage_is_named_and_the_checkpoint_before_is_used(seed: int, stopped: Path, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    run_dir = tmp_path / "run"
+    shutil.copytree(stopped, run_dir)
+    files = sorted((run_dir / "checkpoints").iterdir())
+    before, last = sorted((run_dir / "checkpoints").glob("*.json"))
+    newest = json.loads(last.read_bytes().partition(b"\n")[2])
+    older = json.loads(before.read_bytes().partition(b"\n")[2])
+    assert (newest["step"], older["step"]) == (60, 40)
+    victim = rng.choice(files)
+    how = rng.choice(["cut", "flipped", "emptied", "removed"])
+    damage(victim, how, rng)
+    said: list[str] = []
+    in_newest = victim == last or victim.name in newest["blobs"].values()
+    in_older = victim == before or victim.name in older["blobs"].values()
+    if in_newest and in_older:
+        with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged"):
+            checkpoint.load(run_dir, said.append)
+        assert len(said) == 2
+        return
+    found = checkpoint.load(run_dir, said.append)
+    assert found is not None
+    assert found.step == (40 if in_newest else 60)
+    if victim == last and how == "removed":
+        assert "parts of a checkpoint without its list" in said[0]
+    elif in_newest:
+        assert victim.name in said[0]
+    elif victim == before and how == "removed":
+        assert said == [] or "without its list" in said[0]
+    else:
+        assert said == []
+    if seed < 4:
+        run = loop.resume(run_dir, said.append)
+        run.train(lambda _: None)
+        assert run.step == 400
+
+
+def test_a_checkpoint_with_code_in_it_runs_none(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(stopped, tmp_path / "run")
+    import hashlib
+
+    bomb = b"cos\nsystem\n(S'touch hacked'\ntR."
+    name = hashlib.sha256(bomb).hexdigest()
+    (tmp_path / "run" / "checkpoints" / name).write_bytes(bomb)
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*.json"):
+        body = json.loads(manifest.read_bytes().partition(b"\n")[2])
+        body["blobs"]["arrays"] = name
+        text = json.dumps(body).encode()
+        manifest.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    assert main(["resume", "run"]) == 2
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=40)
+    write, full = Folder.write, False
+
+    def writes(folder: Folder, name: str, data: Any, durable: bool = True, beside: str | None = None) -> None:
+        if full and folder.path.name == "checkpoints":
+            raise OSError(28, "No space left on device")
+        write(folder, name, data, durable, beside)
+
+    def show(run: loop.Run) -> None:
+        nonlocal full
+        full = run.step >= 60
+
+    monkeypatch.setattr(Folder, "write", writes)
+    with pytest.raises(loop.Fault, match=r"No space left on device.*the checkpoint of step 40 in .* is from before it"):
+        loop.Run(config).train(show)
+    monkeypatch.undo()
+    run = loop.resume(tmp_path / "run", pytest.fail)
+    assert run.step == 40
+    run.train()
+    assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
+
+
+def test_a_snapshot_that_cannot_be_written_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
+    """Something else lies where the snapshots belong."""
+    run = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", analysis=AnalysisConfig(every=60)))
+
+    def obstruct(run: loop.Run) -> None:
+        directory = run.run_dir / checkpoint.ANALYSIS
+        if run.step == 40 and directory.is_dir():
+            shutil.rmtree(directory)
+            directory.write_text("in the way")
+
+    with pytest.raises(loop.Fault, match=r"the system refused at step 60 \(.*analysis.*\); there is no checkpoint"):
+        run.train(obstruct)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=50))
+
+    def break_down(run: loop.Run) -> None:
+        if run.step == 60:
+            with torch.no_grad():
+                next(run.agent.parameters()).fill_(float("nan"))
+
+    with pytest.raises(loop.Fault, match=r"losses/loss is nan at step 80; the checkpoint of step 50 in .* is from before it"):
+        run.train(break_down)
+    assert checkpoint.newest(tmp_path / "run") == 50
+    run, step = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), Apart.end_step
+    monkeypatch.setattr(Apart, "end_step", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
+    with pytest.raises(loop.Fault, match="the reward is inf, which is no finite float32, at step 1; there is no checkpoint"):
+        run.train()
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs", "raises"])
+def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str) -> None:
+    run, failures = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200)), 1
+
+    def fail(run: loop.Run) -> None:
+        nonlocal failures
+        if run.step >= 100 and failures:
+            failures -= 1
+            assert run.env
+            run.env.patience = 0.5
+            if how == "raises":
+                run.env._send(("step", "no action"))
+                with pytest.raises(EnvironmentFailed, match="Error"):
+                    run.env._receive()
+                run.env._pipe.send(("step", "nor this"))  # whose answer the run takes for that of its own step
+            else:
+                os.kill(run.env.pid, signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+
+    why = {"dies": "its process ended with code -9", "hangs": "no answer for 0.5 seconds", "raises": ".*Error"}[how]
+    with pytest.warns(UserWarning, match=rf"the environment failed at step 101 \({why}.*and was started anew"):
+        run.train(fail)
+    assert run.step == 200
+    assert run.replay._steps["flags"][:200].any()
+    assert (run.replay._steps["flags"] & 2 > 0).sum() >= 1  # the episode was cut
+
+    run, failures = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
+    with (
+        pytest.warns(UserWarning, match="was started anew"),
+        pytest.raises(loop.Fault, match=r"failed again at step 121 .*; everything up to it is saved: go on with: seer resume"),
+    ):
+        run.train(fail)
+    run = loop.resume(tmp_path / "again", pytest.fail)
+    assert run.step == 121
+    run.train()
+    assert run.step == 400
+
+
+def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    assert main(["train", "atari/qbert", "--run-dir", str(tmp_path / "run")]) == 2
+    assert f"holds a run at step 60: go on with: seer resume {tmp_path / 'run'}" in capsys.readouterr().err
+    run = loop.resume(tmp_path / "run", pytest.fail)
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "another process is training in" in capsys.readouterr().err
+    run.train()
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "has ended, at step 400" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
+    config = dataclasses.replace(ATARI, run_dir=tmp_path / "run", steps=100, seer=SeerConfig())
+    (tmp_path / "run").mkdir()
+    checkpoint.save_config(tmp_path / "run", config)
+    said: list[str] = []
+    run = loop.resume(tmp_path / "run", said.append)
+    assert said == [f"{tmp_path / 'run'} has no checkpoint yet: it begins again"]
+    run.train()
+    assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_a_run_soon_with_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    settings = "--steps 100000 --agent.learning-starts 100 --eval.every 300 --eval.episodes 100 --run-dir run"
+    command = [sys.executable, "-m", "seer_rl", "train", "atari/qbert", *settings.split()]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("evaluating"):
+                break
+        begun = time.monotonic()
+        os.kill(process.pid, number)
+        code = process.wait(30)
+        assert time.monotonic() - begun < 10
+        assert code == 128 + number
+        assert process.stderr.read() == "seer: stopped at step 300: go on with: seer resume run\n"
+    run = loop.resume(tmp_path / "run", pytest.fail)
+    assert run.step == 300
+    assert run.evaluations == []
+    run.close()
+
+
+def test_settings_of_checkpoints_survive_their_file() -> None:
+    config = dataclasses.replace(ATARI, checkpoint_every=7, keep=3)
+    assert from_toml(to_toml(config)) == config
+
+
+def test_torture_for_a_while() -> None:
+    """The short form of `python -m tests.torture`, in a process that can fork before any thread runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.torture", "--minutes", "0.5"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every run ended exactly as left alone" in done.stdout
