@@ -303,9 +303,9 @@ def test_a_thousand_frames_of_control_become_18750_steps_and_truly_so_many() -> 
 MEMORY = """
 import re, sys
 import numpy as np, torch
-from seer_rl.rainbow import Rainbow, RainbowConfig
-from seer_rl.codec import KINDS
-from seer_rl.replay import Replay
+from seer_rl.agents.rainbow import Rainbow, RainbowConfig
+from seer_rl.replay.codec import KINDS
+from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze
 from seer_rl.training.loop import tune_cpu
 

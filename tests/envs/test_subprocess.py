@@ -75,7 +75,7 @@ def test_its_death_is_told(apart: Apart) -> None:
 
 def test_it_is_not_meant_by_signals_and_ends_with_its_run() -> None:
     code = (
-        "import os, time; from seer_rl.envs import EnvConfig; from seer_rl.envs.apart import Apart; "
+        "import os, time; from seer_rl.envs import EnvConfig; from seer_rl.envs.subprocess import Apart; "
         "env = Apart('atari/pong', EnvConfig()); env.reset(seed=0); print(env.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:

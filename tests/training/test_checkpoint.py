@@ -152,8 +152,8 @@ def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from seer_rl import train
-from seer_rl.config import from_toml
+from seer_rl.training import loop
+from seer_rl.training.config import from_toml
 import dataclasses
 config = dataclasses.replace(from_toml(Path(sys.argv[1]).read_text("utf-8")), run_dir=Path(sys.argv[2]))
 def show(run):

@@ -31,7 +31,7 @@ SHORT = "atari/qbert --agent dqn --no-compile --steps 400 --seer.freeze-step 300
 SHORT += " --checkpoint-every 200 --eval.episodes 1 --replay.memory 3MB"
 REHEARSE = """
 import sys
-from seer_rl.config import from_toml
+from seer_rl.training.config import from_toml
 from seer_rl.training.rehearsal import rehearsed
 needs = rehearsed(from_toml(sys.argv[1]), int(sys.argv[2]))
 print(needs.replay, needs.beside, needs.most)
