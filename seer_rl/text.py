@@ -40,8 +40,8 @@ def quoted(path: Path) -> str:
 def size(n: float) -> str:
     """Bytes for people: 999 B, 70.6 MB, 1.23 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000 or unit == "GB":
-            return f"{n:.3g} {unit}" if n < 1000 else f"{n:,.0f} {unit}"
+        if n < 999.5 or unit == "GB":  # what is more would be written as 1e+03
+            return f"{n:.3g} {unit}" if n < 999.5 else f"{n:,.0f} {unit}"
         n /= 1000
     raise AssertionError("unreachable")
 
@@ -49,8 +49,8 @@ def size(n: float) -> str:
 def count(n: float) -> str:
     """Operations for people: 291.7M, 45.0T."""
     for unit in ("", "k", "M", "G", "T"):
-        if n < 1000 or unit == "T":
-            return f"{n:.4g}{unit}"
+        if n < 999.95 or unit == "T":
+            return f"{n:.4g}{unit}" if n < 9999.5 else f"{n:,.0f}{unit}"
         n /= 1000
     raise AssertionError("unreachable")
 

@@ -69,9 +69,15 @@ def settle(config: TrainConfig, say: Callable[[str], None], finish: Callable[[Pa
         left = limit - needs.beside
         hint = f"--replay.memory {left} fits" if left > 0 else "even without a replay it does not fit"
         raise ValueError(f"the run could take {size(needs.beside + replay)} ({parts}), more than {size(limit)}: {hint}")
-    most = max(needs.beside + replay, needs.most)
+    most = _rounded_up(max(needs.beside + replay, needs.most))
     say(f"memory: at most {size(most)} (replay {size(replay)}, everything else {size(most - replay)}) of {size(limit)}")
     return replace(config, replay=replace(config.replay, memory=replay)) if automatic else config
+
+
+def _rounded_up(n: int) -> int:
+    """The least number of three digits and zeros that is not less than `n`: a promise is not rounded down where it is shown."""
+    last = 10 ** max(0, len(str(n)) - 3)
+    return -(-n // last) * last
 
 
 def available(root: Path = Path("/")) -> int:
