@@ -19,22 +19,23 @@ from rich.table import Table
 
 from benchmarks import machine
 from seer_rl.agents.augment import center_crop
-from seer_rl.replay.codec import EXAMPLES, KINDS, Codec
+from seer_rl.agents.base import Agent
+from seer_rl.replay.codec import DTYPES, EXAMPLES, Codec
 from seer_rl.replay.replay import Batch
-from seer_rl.training import build, loop
+from seer_rl.training import loop
 from seer_rl.training.config import EvalConfig, SeerConfig
 from seer_rl.training.presets import configure
 
 CHUNK = 250  # images embedded at once
 
 
-def embed(agent: build.Agent, obs: torch.Tensor) -> torch.Tensor:
+def embed(agent: Agent, obs: torch.Tensor) -> torch.Tensor:
     """Embeddings of images as the agent acts on them."""
     with torch.no_grad():
         return torch.cat([agent.lower(center_crop(images, agent.obs_shape[-1])) for images in torch.split(obs, CHUNK)])
 
 
-def losses(agent: build.Agent, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(agent: Agent, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each transition [B], without the noise of exploration; and the gradient of their mean above the seam, one vector."""
     agent.generator.manual_seed(0)
     agent.zero_grad(set_to_none=True)
@@ -75,7 +76,7 @@ def main(env: str = "atari/alien", steps: int = 20_000, batch_size: int | None =
         table.add_column(column, justify="right" if i else "left")
     exact, gradient = losses(agent, replace(batch, obs=z, next_obs=next_z))
     policy = agent.policy(z).detach()
-    for kind in KINDS:
+    for kind in DTYPES:
         codec = Codec.fit(kind, examples)
         stored, next_stored = codec.decode(codec.encode(z)), codec.decode(codec.encode(next_z))
         found, its_gradient = losses(agent, replace(batch, obs=stored, next_obs=next_stored))

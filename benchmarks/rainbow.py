@@ -53,11 +53,11 @@ class Side:
         run = self.run
         assert run.env
         begun = time.perf_counter()
-        action = self.timed("act", lambda: run.agent.act(run.replay.observation))
-        run.env.begin_step(action)
+        action = self.timed("act", lambda: loop.chosen(run.agent.act(run.replay.observation)))
+        run.env.step_async(action)
         batch = self.timed("sample", lambda: run.replay.sample(run.batch_size))
         self.timed("update", lambda: run.agent.update(batch))
-        obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.end_step)
+        obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.step_wait)
         self.timed("store", lambda: run.replay.add(action, reward, terminated, truncated, obs))
         if terminated or truncated:
             run.replay.start(run.env.reset())
@@ -69,8 +69,8 @@ class Side:
         Of every number that is trained: weight and two moments read and written, gradient written and read, by Adam and what
         comes before it; of every other, read once.
         """
-        trained = sum(p.numel() for p in self.run.agent.parameters() if p.requires_grad)
-        others = sum(p.numel() for p in self.run.agent.parameters()) - trained
+        trained: int = sum(p.numel() for p in self.run.agent.parameters() if p.requires_grad)
+        others: int = sum(p.numel() for p in self.run.agent.parameters()) - trained
         return 1e3 * (self.run.costs.update(self.run.frozen)[1] / rate + 4 * (8 * trained + others) / bandwidth)
 
 
@@ -82,8 +82,8 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
     run.replay.start(run.env.reset(seed=0))
     for _ in range(FILL):
         action = run.eval_env.action_space.sample()
-        run.env.begin_step(action)
-        obs, reward, terminated, truncated, _ = run.env.end_step()
+        run.env.step_async(action)
+        obs, reward, terminated, truncated, _ = run.env.step_wait()
         run.replay.add(action, reward, terminated, truncated, obs)
         if terminated or truncated:
             run.replay.start(run.env.reset())

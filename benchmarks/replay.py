@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl.replay.codec import KINDS, Kind
+from seer_rl.replay.codec import DTYPES, Dtype
 from seer_rl.replay.replay import Replay
 from seer_rl.training import loop
 
@@ -44,17 +44,17 @@ def features(obs: torch.Tensor, current: bool) -> torch.Tensor:
     return obs.flatten(1)[:, None, :FEATURES].float()
 
 
-def dtypes(steps: int, numbers: int, copies: int, n_step: int, batch: int = 512, repeats: int = 400) -> dict[Kind, float]:
+def dtypes(steps: int, numbers: int, copies: int, n_step: int, batch: int = 512, repeats: int = 400) -> dict[Dtype, float]:
     """Median seconds of a sample by how embeddings are stored: `copies` of `numbers` of each observation."""
     replays, frame = {}, np.zeros((1, 84, 84), np.uint8)
-    for kind in KINDS:
+    for kind in DTYPES:
         replay = Replay((1, 84, 84), (1,), "f4", capacity=steps, n_step=n_step)
         replay.start(frame)
         for _ in range(steps - 1):
             replay.add(np.zeros(1, np.float32), 0.1, False, False, frame)
         replay.rewrite(lambda obs, current: torch.randn(len(obs), copies + current, numbers), copies, steps, kind)
         replays[kind] = replay
-    times: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
+    times: dict[Dtype, list[float]] = {kind: [] for kind in DTYPES}
     for _ in range(repeats):
         for kind, replay in replays.items():
             begun = time.perf_counter()
@@ -102,7 +102,7 @@ def main(steps: int = 20_000) -> None:
     console = Console(width=110)
     console.print(table)
     table = Table(title=f"Microseconds of a sample of 512 embeddings, {steps:,} steps")
-    for column in ("", *KINDS):
+    for column in ("", *DTYPES):
         table.add_column(column, justify="right" if column else "left")
     for name, numbers, copies, n_step in (("576 numbers, 20-step returns", 576, 1, 20), ("4 copies of 100, 1 step", 100, 4, 1)):
         table.add_row(name, *(f"{1e6 * each:.0f}" for each in dtypes(steps, numbers, copies, n_step).values()))

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from seer_rl.envs import frames_in
-from seer_rl.replay.codec import KINDS
+from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze
 from seer_rl.training import build, loop
@@ -187,7 +187,7 @@ def measure(env_name: str, count: int, compressed: bool) -> Table:
     each = zstd()
     row(f"frames, zstd level {LEVEL}", each.nbytes / count, each.sample)
     del each
-    for kind in KINDS:
+    for kind in DTYPES:
         embeddings = replay()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -47,7 +47,7 @@ def peer_updates(name: str, batch_size: int, crop: int, embedding: int, hidden: 
         def __init__(self, space: gym.spaces.Box) -> None:
             super().__init__(space, embedding)
             size = min(crop, space.shape[-1])
-            self.crop, self.convolutions = size, encoder("sac-ae", (space.shape[0], size, size))[0]
+            self.crop, self.convolutions = size, encoder("sac-ae", (space.shape[0], size, size))
             features = output_shape(self.convolutions, (space.shape[0], size, size), torch.uint8)[0]
             self.embedding = nn.Sequential(nn.Linear(features, embedding), nn.LayerNorm(embedding))
 

@@ -8,7 +8,7 @@ often the heads would act otherwise on the older ones, by how much their error w
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.agents.augment import center_crop
+from seer_rl.agents.base import Agent
 from seer_rl.replay.replay import Batch, Replay
 
 EVERY = 2_500  # agent steps between measurements
@@ -25,10 +26,10 @@ GAMES = 10  # the latest training games, whose scores are compared with a random
 
 # The rule's numbers, the same for all games and tasks (docs/beyond.md says where they are from).
 IN_A_ROW = 2  # measurements
-STILL = 0.99  # the least CKA
-HEEDED = 0.7  # the least agreement: heads that look at the embeddings, and hardly notice that they are older
-FAMILIAR = 2 / 3, 3 / 2  # novelty: neither new places, nor stuck in one
-LEARNT = 0.75  # the least progress
+MIN_CKA = 0.99  # the least CKA
+MIN_AGREEMENT = 0.7  # the least agreement: heads that look at the embeddings, and hardly notice that they are older
+NOVELTY = 2 / 3, 3 / 2  # novelty: neither new places, nor stuck in one
+MIN_PROGRESS = 0.75  # the least progress
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,7 @@ class Signals:
     progress: float  # probability that one of the latest games scored more than a random player's (`progress`)
 
 
-class Agent(Protocol):
-    """What is asked of an agent."""
-
-    generator: torch.Generator
-    obs_shape: tuple[int, ...]
-
-    @property
-    def lower(self) -> nn.Module: ...
-
-    def policy(self, obs: torch.Tensor) -> torch.Tensor: ...
-
-    def errors(self, batch: Batch) -> torch.Tensor: ...
-
-    def eval(self) -> Any: ...
-
-    def train(self) -> Any: ...
-
-
-class Watch:
+class ConvergenceMonitor:
     """Measures an agent's encoder from time to time. Its training is not disturbed: random numbers are as if it never had."""
 
     def __init__(self, agent: Agent) -> None:
@@ -184,8 +167,8 @@ def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:
     One that has not explored will still change: new places raise novelty, and being stuck in one lowers it.
     """
     recent = history[-IN_A_ROW:]
-    still = [s.cka >= STILL and s.agreement >= HEEDED for s in recent]
-    explored = [s.progress >= LEARNT and FAMILIAR[0] <= s.novelty <= FAMILIAR[1] for s in recent]
+    still = [s.cka >= MIN_CKA and s.agreement >= MIN_AGREEMENT for s in recent]
+    explored = [s.progress >= MIN_PROGRESS and NOVELTY[0] <= s.novelty <= NOVELTY[1] for s in recent]
     step = history[-1].step
     return step >= latest or (step >= earliest and len(recent) == IN_A_ROW and all(still) and all(explored))
 

@@ -7,38 +7,22 @@ anything else as an embedding, so the same update trains on images before and on
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
-from torch import nn
 
 from seer_rl.agents.augment import center_crop
-from seer_rl.replay.codec import Kind
+from seer_rl.agents.base import Freezable
+from seer_rl.replay.codec import Dtype
 from seer_rl.replay.replay import Replay, Rewriter
 
 
-class Agent(Protocol):
-    """What an agent owes: the module below the seam, its target, and the augmentation of its images.
-
-    Augmentation is uint8 -> uint8, to the size that `lower` takes; an agent without returns the very `obs` it was given.
-    """
-
-    @property
-    def lower(self) -> nn.Module: ...
-
-    @property
-    def target_lower(self) -> nn.Module: ...
-
-    def augment(self, obs: torch.Tensor) -> torch.Tensor: ...
-
-
 def freeze(
-    agent: Agent,
+    agent: Freezable,
     replay: Replay,
     capacity: int | None = None,
     copies: int = 4,
-    dtype: Kind = "float32",
-    allow: Callable[[], None] = lambda: None,
+    dtype: Dtype = "float32",
+    check_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Stop training `agent.lower` and rewrite `replay` with its embeddings, in place (the paper's section 4, algorithm 1).
 
@@ -46,13 +30,13 @@ def freeze(
     replay then holds as many steps as its bytes allow, at most `capacity`. Its images are gone afterwards.
     copies: K, embeddings of differently augmented images per observation; one for an agent that augments nothing.
     dtype: how embeddings are stored; the agent gets them as float32 in any case.
-    allow: called before each pass; it may raise to give up, which leaves agent and replay useless.
+    check_stop: called before each pass; it may raise to give up, which leaves agent and replay useless.
     Warns where embeddings take more room than frames, so that steps are lost instead of won.
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     agent.target_lower.load_state_dict(agent.lower.state_dict())
     copies = copies_of(agent, replay.observation, copies)
-    dropped = replay.rewrite(embedder(agent, copies, allow), copies, capacity, dtype)
+    dropped = replay.rewrite(embedder(agent, copies, check_stop), copies, capacity, dtype)
     if replay.bytes_per_step > frame_bytes and replay.capacity < min(steps, capacity or steps):
         warnings.warn(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
@@ -61,7 +45,7 @@ def freeze(
         )
 
 
-def embedder(agent: Agent, copies: int, allow: Callable[[], None] = lambda: None) -> Rewriter:
+def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lambda: None) -> Rewriter:
     """Stop the training below the seam; return what makes embeddings of observations from then on."""
     for module in (agent.lower, agent.target_lower):
         module.requires_grad_(False)
@@ -71,7 +55,7 @@ def embedder(agent: Agent, copies: int, allow: Callable[[], None] = lambda: None
     @torch.no_grad()
     def embeddings(obs: torch.Tensor, current: bool) -> torch.Tensor:
         if not current:
-            allow()
+            check_stop()
         images = views(agent, obs.to(next(agent.lower.parameters()).device), copies, current)
         z: torch.Tensor = agent.lower(torch.cat(images))  # one pass for all of them
         return z.view(len(images), len(obs), *z.shape[1:]).transpose(0, 1)  # [B, views, ...]
@@ -79,12 +63,12 @@ def embedder(agent: Agent, copies: int, allow: Callable[[], None] = lambda: None
     return embeddings
 
 
-def copies_of(agent: Agent, obs: torch.Tensor, copies: int) -> int:
+def copies_of(agent: Freezable, obs: torch.Tensor, copies: int) -> int:
     """K: how many embeddings of an observation `obs` [1, C, H, W] to store. All are the same where nothing is augmented."""
     return 1 if agent.augment(obs) is obs else copies
 
 
-def views(agent: Agent, obs: torch.Tensor, copies: int, current: bool) -> list[torch.Tensor]:
+def views(agent: Freezable, obs: torch.Tensor, copies: int, current: bool) -> list[torch.Tensor]:
     """The images of `obs` [B, C, H, W] to embed: `copies` augmented ones; where augmented, before them the one to act on.
 
     An agent acts on what lies in the middle of its augmented images: the centre crop, or the whole image.

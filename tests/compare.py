@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.numpy
 import tyro
+from safetensors import torch
+
+from seer_rl.training.weights import renamed
 
 HERE = Path(__file__).parents[1]
 ATARI = "--agent.learning-starts 60 --agent.batch-size 8 --steps 260 --seer.freeze-step 200"
@@ -70,21 +71,21 @@ def metrics(run_dir: Path, but: tuple[str, ...]) -> list[str]:
     return [line for line in (run_dir / "metrics.csv").read_text().splitlines() if line.split(",")[1] not in but]
 
 
-def differences(old: Path, new: Path, but: tuple[str, ...], renamed: Callable[[str], str]) -> list[str]:
-    """What differs between two runs, in words."""
+def differences(old: Path, new: Path, but: tuple[str, ...]) -> list[str]:
+    """What differs between two runs, in words. Weights are compared by the names that they have today."""
     a, b = metrics(old, but), metrics(new, but)
     found = [f"metrics: {x} | {y}" for x, y in zip(a, b, strict=False) if x != y][:3]
     found += [f"metrics: {len(a)} lines | {len(b)} lines"] * (len(a) != len(b))
-    weights = {renamed(name): value for name, value in safetensors.numpy.load_file(old / "agent.safetensors").items()}
-    others = safetensors.numpy.load_file(new / "agent.safetensors")
+    weights, others = (torch.load_file(run / "agent.safetensors") for run in (old, new))
+    called = (
+        {next(iter(renamed({name: value}))): name for name, value in weights.items()} if weights.keys() != others.keys() else {}
+    )
+    if called:
+        print("".join(f"  {name} -> {new_name}\n" for new_name, name in called.items() if name != new_name), end="")
+        weights = renamed(weights)
     found += [f"weights: {name} is only on one side" for name in sorted(weights.keys() ^ others.keys())]
     common = sorted(weights.keys() & others.keys())
-    return found + [f"weights: {name}" for name in common if weights[name].tobytes() != others[name].tobytes()]
-
-
-def names() -> Callable[[str], str]:
-    """Return the function that gives a weight's name of today for that of version 0.1.0, and says so once."""
-    return lambda name: name
+    return found + [f"weights: {name}" for name in common if weights[name].numpy().tobytes() != others[name].numpy().tobytes()]
 
 
 def main(
@@ -113,7 +114,7 @@ def main(
     differing = 0
     for name in [name for name in SETTINGS if name.startswith(only)]:
         a, b = (trained(source, name, runs) for source, runs in sides)
-        said = differences(a, b, but, names())
+        said = differences(a, b, but)
         differing += bool(said)
         print(f"{name}: {'; '.join(said) or 'the same'}", flush=True)
     sys.exit(f"{differing} of {len(SETTINGS)} differ" if differing else 0)

@@ -82,8 +82,8 @@ def _every_step(show: Callable[[loop.Run], None]) -> Callable[[loop.Run], None]:
 
     def watch(run: loop.Run) -> None:
         if not run.step:
-            allow = run._allow
-            run._allow = lambda: (show(run), allow())[1]  # type: ignore[method-assign, func-returns-value]
+            allow = run._check_stop
+            run._check_stop = lambda: (show(run), allow())[1]  # type: ignore[method-assign, func-returns-value]
 
     return watch
 

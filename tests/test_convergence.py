@@ -18,7 +18,7 @@ from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.commands import analyze, display
 from seer_rl.commands.console import Screen
-from seer_rl.convergence import Signals, Watch, agreement, converged, linear_cka, novelty, progress
+from seer_rl.convergence import ConvergenceMonitor, Signals, agreement, converged, linear_cka, novelty, progress
 from seer_rl.envs import EnvConfig
 from seer_rl.experiments import inspect
 from seer_rl.replay.replay import Replay
@@ -56,7 +56,7 @@ def filled(name: str) -> tuple[Any, Replay]:
 def test_an_encoder_that_stays_scores_so(name: str) -> None:
     agent, replay = filled(name)
     before = agent.generator.get_state(), str(replay.rng.bit_generator.state)
-    signals = Watch(agent).measure(agent, replay, 2_500)
+    signals = ConvergenceMonitor(agent).measure(agent, replay, 2_500)
     assert signals.cka == pytest.approx(1)
     assert signals.moved == pytest.approx(0, abs=1e-6)
     assert (signals.drift, signals.travel, signals.error) == (0, 0, 1)
@@ -70,7 +70,7 @@ def test_an_encoder_that_stays_scores_so(name: str) -> None:
 def test_an_encoder_that_changes(name: str) -> None:
     """Each signal by itself, from the same batch."""
     agent, replay = filled(name)
-    watch = Watch(agent)
+    watch = ConvergenceMonitor(agent)
     old = {key: tensor.clone() for key, tensor in agent.lower.state_dict().items()}
     with torch.no_grad():
         for parameter in agent.lower.parameters():
@@ -182,7 +182,7 @@ def test_measuring_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A run that is measured and never frozen is the run that is not measured, bit for bit."""
     monkeypatch.setattr(loop, "EVERY", 50)
     watched = dataclasses.replace(AUTO, seer=SeerConfig("auto", earliest=0, latest=10_000), run_dir=tmp_path / "watched")
-    monkeypatch.setattr(convergence, "STILL", 2.0)
+    monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     loop.Run(watched).train()
     loop.Run(dataclasses.replace(RUN, run_dir=tmp_path / "plain")).train()
     one, other = read(tmp_path / "watched"), read(tmp_path / "plain")
@@ -195,7 +195,7 @@ def test_measuring_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "EVERY", 50)
-    monkeypatch.setattr(convergence, "STILL", 2.0)
+    monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     loop.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "straight")).train()
     run = loop.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "pieces"))
     for stop in (120, 150, 299, 300, 350):
@@ -218,9 +218,9 @@ def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypa
 def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the second measurement that it likes, with the grid of the dtype, by the numbers that the metrics have."""
     monkeypatch.setattr(loop, "EVERY", 50)
-    for threshold in ("STILL", "HEEDED", "LEARNT"):
+    for threshold in ("MIN_CKA", "MIN_AGREEMENT", "MIN_PROGRESS"):
         monkeypatch.setattr(convergence, threshold, -1.0)
-    monkeypatch.setattr(convergence, "FAMILIAR", (0.0, float("inf")))
+    monkeypatch.setattr(convergence, "NOVELTY", (0.0, float("inf")))
     seer = SeerConfig("auto", earliest=130, latest=333, dtype="uint4")
     monkeypatch.setattr(display, "LINE_EVERY", 0.0)
     shown = Screen(file=io.StringIO())
@@ -243,7 +243,7 @@ def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_latest_is_met_to_the_step_and_never_before_the_earliest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "EVERY", 50)
-    monkeypatch.setattr(convergence, "STILL", 2.0)
+    monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     for seer, expected in ((SeerConfig("auto", earliest=0, latest=113), 113), (SeerConfig("auto", earliest=230), 230)):
         run = loop.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / str(expected)))
         run.train()
@@ -252,7 +252,7 @@ def test_the_latest_is_met_to_the_step_and_never_before_the_earliest(tmp_path: P
 
 def test_the_same_settings_freeze_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "EVERY", 40)
-    monkeypatch.setattr(convergence, "STILL", 2.0)
+    monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     config = TrainConfig(
         "dmc/cartpole-swingup",
         steps=150,
@@ -281,10 +281,12 @@ def test_guard_rails() -> None:
 
 def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(loop, "EVERY", 50)
-    monkeypatch.setattr(convergence, "STILL", 2.0)
+    monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     run = tmp_path / "run"
     seen: list[list[Signals]] = []
-    loop.Run(dataclasses.replace(AUTO, run_dir=run)).train(lambda run: seen.append(run.watch.history) if run.watch else None)
+    loop.Run(dataclasses.replace(AUTO, run_dir=run)).train(
+        lambda run: seen.append(run.monitor.history) if run.monitor else None
+    )
     assert inspect.recorded(run) == seen[-1]
     assert inspect.frozen_at(run) == {"frozen": 300}
     analyze.command(["signals", str(run), str(run)])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.curl import CURL, CURLConfig
@@ -17,9 +18,10 @@ from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
 from seer_rl.agents.networks import draw_noise
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
-from seer_rl.replay.codec import KINDS
+from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze, paper_capacity
+from seer_rl.training.loop import chosen
 
 SHAPE, ACTIONS = (4, 84, 84), 6
 Agent = Rainbow | DQN
@@ -55,12 +57,17 @@ def quietly(agent: Agent, replay: Replay) -> None:
         freeze(agent, replay)
 
 
+def above(agent: Agent) -> list[nn.Parameter]:
+    """What is above the seam of the online network."""
+    return [*agent.encoder.upper.parameters(), *agent.head.parameters()]
+
+
 def gradients(agent: Agent, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Loss of each transition and the gradients above the seam."""
     agent.zero_grad()
     losses = agent.losses(batch) if isinstance(agent, Rainbow) else agent.temporal_difference(batch).square()
     losses.mean().backward()  # type: ignore[no-untyped-call]
-    return losses.detach(), [p.grad.clone() for p in agent.upper.parameters() if p.grad is not None]
+    return losses.detach(), [p.grad.clone() for p in above(agent) if p.grad is not None]
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -100,11 +107,11 @@ def test_frozen_layers_stay_bit_identical_and_heads_go_on(name: str) -> None:
     for _ in range(2):
         agent.act(replay.observation)
         agent.update(replay.sample(8))
-    target_head = [p.clone() for p in agent.target_upper.parameters()]
+    target_head = [p.clone() for p in agent.target_head.parameters()]
     quietly(agent, replay)
     frozen = {name: p.clone() for name, p in agent.lower.state_dict().items()}
-    head = [p.clone() for p in agent.upper.parameters()]
-    assert all(map(torch.equal, target_head, agent.target_upper.parameters())), "the target's head is not synchronised at T_f"
+    head = [p.clone() for p in above(agent)]
+    assert all(map(torch.equal, target_head, agent.target_head.parameters())), "the target's head is not synchronised at T_f"
     for step in range(1000):
         if step % 100 == 0:
             agent.act(replay.observation)
@@ -112,7 +119,7 @@ def test_frozen_layers_stay_bit_identical_and_heads_go_on(name: str) -> None:
     for module in (agent.lower, agent.target_lower):
         assert all(torch.equal(p, frozen[name]) for name, p in module.state_dict().items())
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())
-    assert not any(map(torch.equal, head, agent.upper.parameters()))
+    assert not any(map(torch.equal, head, above(agent)))
 
 
 def test_new_steps_are_embedded_once_and_acted_on_as_stored() -> None:
@@ -145,10 +152,10 @@ def test_the_papers_capacity_and_the_true_one() -> None:
     assert replay.bytes_per_step == 4 * 576 + 4 + 1 + 1 + 2
     assert replay.capacity == 70_560_000 // 2312 == 30_519
     assert replay.capacity_for("float32", 1, (576,)) == 30_519
-    assert [replay.bytes_for(kind, 1, (576,)) for kind in KINDS] == [2_312, 1_160, 584, 296]  # docs/beyond.md
+    assert [replay.bytes_for(kind, 1, (576,)) for kind in DTYPES] == [2_312, 1_160, 584, 296]  # docs/beyond.md
     control = Replay((9, 100, 100), (1,), np.float32, memory=10_000_000, stack=3)
     assert control.bytes_per_step == 30_012
-    assert [control.bytes_for(kind, 4, (100,)) for kind in KINDS] == [1_612, 812, 412, 212]
+    assert [control.bytes_for(kind, 4, (100,)) for kind in DTYPES] == [1_612, 812, 412, 212]
 
 
 def test_larger_embeddings_shrink_the_replay_with_a_warning_that_says_how_much() -> None:
@@ -207,14 +214,19 @@ def control_gradients(agent: SAC | DrQv2, batch: Batch) -> list[torch.Tensor]:
     """Losses of critic, actor and temperature, and their gradients above the seam, with the same noise each time."""
     agent.generator.manual_seed(1)
     if isinstance(agent, SAC):
-        actor_z, critic_z = agent.embed(agent.lower, agent.upper, agent.view(batch.obs))
+        actor_z, critic_z = agent.embed(agent.encoder, agent.view(batch.obs))
         actor_loss, log_p = agent.actor_loss(actor_z, critic_z.detach())
-        above = [*agent.upper.parameters(), *agent.critic.parameters(), *agent.actor.parameters(), agent.log_temperature]
+        above = [
+            *agent.encoder.upper.parameters(),
+            *agent.critic.parameters(),
+            *agent.actor.parameters(),
+            agent.log_temperature,
+        ]
         losses = [actor_loss, agent.temperature_loss(log_p.detach())]
     else:
         features = agent.features(agent.view(batch.obs))
         actor_z, critic_z = agent.embed(agent.embedding, features, agent.stored(batch.obs))
-        above = [*agent.rest.parameters(), *agent.critic.parameters(), *agent.actor.parameters()]
+        above = [*agent.encoder.upper.parameters(), *agent.critic.parameters(), *agent.actor.parameters()]
         losses = [agent.actor_loss(actor_z, critic_z.detach())]
     losses.append(agent.temporal_difference(critic_z, batch).square().sum(dim=0).mean())
     gradients: list[torch.Tensor] = []
@@ -272,7 +284,7 @@ def test_a_new_observation_is_encoded_once_for_acting_and_all_its_copies() -> No
     agent.lower.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
     obs = np.random.default_rng(1).integers(0, 256, (9, 40, 40), dtype=np.uint8)
     replay.start(obs)
-    action = agent.act(replay.observation)
+    action = chosen(agent.act(replay.observation))
     replay.add(action, 0.0, False, False, obs)
     agent.act(replay.observation)
     agent.update(replay.sample(4))
@@ -304,7 +316,7 @@ MEMORY = """
 import re, sys
 import numpy as np, torch
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
-from seer_rl.replay.codec import KINDS
+from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze
 from seer_rl.training.loop import tune_cpu

@@ -1,1 +1,9 @@
-"""Agents, and what they are made of."""
+"""Agents. Adding one is a file beside these that meets `base.Agent`, and its class here."""
+
+from seer_rl.agents.curl import CURL
+from seer_rl.agents.dqn import DQN
+from seer_rl.agents.drqv2 import DrQv2
+from seer_rl.agents.rainbow import Rainbow
+from seer_rl.agents.sac import RAD, SAC
+
+AGENTS = (Rainbow, DQN, SAC, RAD, CURL, DrQv2)

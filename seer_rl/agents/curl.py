@@ -1,14 +1,13 @@
 """CURL (Srinivas et al., 2020): RAD whose critic's encoder also learns to tell images apart, whatever their crop."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seer_rl.agents.flops import Part
-from seer_rl.agents.networks import descend
+from seer_rl.agents.networks import gradient_step
 from seer_rl.agents.sac import RAD, RADConfig
 from seer_rl.replay.replay import Batch
 
@@ -26,6 +25,7 @@ class CURL(RAD):
     """
 
     name: ClassVar[str] = "curl"
+    Config: ClassVar[type[Any]] = CURLConfig
 
     def __init__(
         self, config: CURLConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
@@ -42,7 +42,7 @@ class CURL(RAD):
         if batch.obs.dtype == torch.uint8:
             loss = self.contrastive_loss(self.augment(batch.obs), self.augment(batch.obs))
             self.critic_optimizer.zero_grad(set_to_none=True)  # the critics have no part in this loss: they are passed over
-            descend(loss, self.contrastive_optimizer)
+            gradient_step(loss, self.contrastive_optimizer)
             self.critic_optimizer.step()
             metrics["losses/contrastive"] = loss.detach()
         return metrics, errors
@@ -53,14 +53,8 @@ class CURL(RAD):
         anchor, positive: [B, C, S, S] uint8 crops of the same images. Query q: the critic's embedding; key k: its target's.
         Logits q W k^T [B, B], of which the diagonal is right.
         """
-        _, query = self.embed(self.lower, self.upper, anchor)
+        _, query = self.embed(self.encoder, anchor)
         with torch.no_grad():
-            _, key = self.embed(self.target_lower, self.target_upper, positive)
+            _, key = self.embed(self.target_encoder, positive)
         logits = query @ self.similarity @ key.T  # [B, B]
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-
-    def encoder_parts(self, images: bool) -> list[Part]:
-        """RAD's, and on images the contrastive loss: forward the query and the key, backward the query."""
-        parts = super().encoder_parts(images)
-        extra = [Part(part.layers, 2, part.backwards == 1, spared=part.spared == 1) for part in parts if images]
-        return parts + extra

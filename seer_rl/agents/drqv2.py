@@ -6,23 +6,31 @@ the embedding as the critic's step left it, of the features from before, as the 
 """
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from seer_rl.agents.augment import random_shift
-from seer_rl.agents.flops import Part, layers
-from seer_rl.agents.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
-from seer_rl.bounds import Count, NotNegative, Rate, Share, Size, Steps, Units
+from seer_rl.agents.base import AgentConfig
+from seer_rl.agents.networks import (
+    ActorCriticEmbedding,
+    TwinQ,
+    encoder,
+    gradient_step,
+    initialize,
+    mlp,
+    output_shape,
+    polyak_update,
+)
+from seer_rl.bounds import Count, NotNegative, Rate, Size, Steps, Units
 from seer_rl.replay.replay import Batch
 
 
 @dataclass(frozen=True)
-class DrQv2Config:
+class DrQv2Config(AgentConfig):
     """Settings of DrQ-v2."""
 
     encoder: str = "sac-ae"
@@ -51,8 +59,6 @@ class DrQv2Config:
     """Transitions per update. Its authors': 512 for walker."""
     n_step: Size = 3
     """Rewards summed before bootstrapping. Its authors': 1 for walker."""
-    discount: Share = 0.99
-    """Gamma, per agent step."""
     learning_starts: Steps = 2000
     """Agent steps before the first update, with random actions."""
     update_every: Count = 2
@@ -63,44 +69,69 @@ class DrQv2(nn.Module):
     """The agent: shared convolutions, embeddings, actor, twin critics and their target, and one update."""
 
     name: ClassVar[str] = "drqv2"
+    Config: ClassVar[type[DrQv2Config]] = DrQv2Config
+    continuous: ClassVar[bool] = True
+    compiled: ClassVar[str | None] = None
+    sharing: ClassVar[int] = 2
+    period: ClassVar[int] = 1
 
     def __init__(
         self, config: DrQv2Config, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
         """obs_shape: (C, S, S) of uint8 images. actions: length of an action.
 
-        seam: convolutions in `lower`; the rest is above it. Default: `lower` is all up to and with the embeddings.
+        seam: convolutions below it. Default: everything up to and with the embeddings is.
         """
         super().__init__()
         if config.shift >= obs_shape[-1]:
             raise ValueError(f"--agent.shift {config.shift} would move frames of {obs_shape[-1]}x{obs_shape[-1]} out of sight")
         self.config, self.obs_shape, self.actions, self.whole = config, obs_shape, actions, seam is None
-        self.convolutions, self.rest = encoder(config.encoder, obs_shape, seam, "uint8 / 255 - 0.5")
-        features = output_shape(nn.Sequential(self.convolutions, self.rest), obs_shape, torch.uint8)[0]
-        self.embedding = ActorCriticEmbedding(features, config.embedding, tanh=True)
+        self.encoder = encoder(config.encoder, obs_shape, seam, "uint8 / 255 - 0.5")
+        features = output_shape(self.encoder, obs_shape, torch.uint8)[0]
+        # Behind both of the encoder's parts: what it computes are features, since every update needs them for two embeddings.
+        self.encoder.add_module("embedding", ActorCriticEmbedding(features, config.embedding, tanh=True))
         self.actor = mlp(config.embedding, config.hidden, actions)
         self.critic = TwinQ(config.embedding, actions, config.hidden)
         initialize(self, delta=False)
-        self.target_embedding, self.target_critic = copy.deepcopy((self.embedding, self.critic))
-        self.target_embedding.requires_grad_(False)
+        self.target_encoder = nn.Sequential(OrderedDict(embedding=copy.deepcopy(self.embedding)))
+        self.target_critic = copy.deepcopy(self.critic)
+        self.target_encoder.requires_grad_(False)
         self.target_critic.requires_grad_(False)
-        encoders = [self.convolutions, self.rest, self.embedding.critic]
-        critic_trained = [p for module in (*encoders, self.critic) for p in module.parameters()]
+        own = {id(p) for p in self.embedding.actor.parameters()}
+        critic_trained = [*(p for p in self.encoder.parameters() if id(p) not in own), *self.critic.parameters()]
         self.critic_optimizer = torch.optim.Adam(critic_trained, config.learning_rate, fused=True)
         actor_trained = [*self.embedding.actor.parameters(), *self.actor.parameters()]
         self.actor_optimizer = torch.optim.Adam(actor_trained, config.learning_rate, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.acts = 0
 
+    def get_extra_state(self) -> dict[str, int]:
+        """Give the counter."""
+        return {"acts": self.acts}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Set the counter."""
+        self.acts = state["acts"]
+
+    @property
+    def embedding(self) -> ActorCriticEmbedding:
+        """Give the encoder's last layer, which does not belong to its convolutions: the target has one of its own."""
+        return cast(ActorCriticEmbedding, self.encoder.embedding)
+
+    @property
+    def target_embedding(self) -> ActorCriticEmbedding:
+        """Give the target's."""
+        return cast(ActorCriticEmbedding, self.target_encoder.embedding)
+
     @property
     def lower(self) -> nn.Module:
-        """What is below the seam, of the online network."""
-        return nn.Sequential(self.convolutions, self.embedding) if self.whole else self.convolutions
+        """Give what is below the seam, of the online network."""
+        return nn.Sequential(self.encoder.lower, self.embedding) if self.whole else self.encoder.lower
 
     @property
     def target_lower(self) -> nn.Module:
-        """And of the target, whose convolutions are the online ones."""
-        return nn.Sequential(self.convolutions, self.target_embedding) if self.whole else self.convolutions
+        """Give that of the target, whose convolutions are the online ones."""
+        return nn.Sequential(self.encoder.lower, self.target_embedding) if self.whole else self.encoder.lower
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
         """A random shift of each image [B, C, S, S]."""
@@ -114,7 +145,7 @@ class DrQv2(nn.Module):
         """Map what an update sees to the last convolution's features [B, F]; a stored embedding [B, 2 L] stays as it is."""
         if self.whole and view.dtype != torch.uint8:
             return view
-        features: torch.Tensor = self.rest(self.convolutions(view) if view.dtype == torch.uint8 else view)
+        features: torch.Tensor = self.encoder(view)
         return features
 
     def embed(self, owner: nn.Module, features: torch.Tensor, stored: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,17 +164,16 @@ class DrQv2(nn.Module):
         return self.config.noise_start + (self.config.noise_end - self.config.noise_start) * done
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> NDArray[np.float32]:
-        """An action [A] at `obs` [1, ...]: with noise in training (at first a uniform one), without in evaluation."""
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        """Choose actions [N, A] at `obs` [N, ...]: with noise in training (at first uniform ones), without in evaluation."""
         if self.training:
             self.acts += 1
             if self.acts <= self.config.learning_starts:
-                return (torch.rand(self.actions, generator=self.generator) * 2 - 1).numpy()
+                return torch.rand(len(obs), self.actions, generator=self.generator) * 2 - 1
         action = self.policy(obs)
         if self.training:
             action = (action + self.draw(action, self.noise)).clamp(-1, 1)
-        chosen: NDArray[np.float32] = action[0].numpy(force=True)
-        return chosen
+        return action
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
         """The action [B, A] at `obs`, without noise."""
@@ -164,19 +194,24 @@ class DrQv2(nn.Module):
         noisy = (action + self.draw(action, self.noise).clamp(-clip, clip)).clamp(-1, 1)
         return action + (noisy - action).detach()
 
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Let every layer compute: the policy's actions [B, A], and what the critics say of them [2, B]."""
+        action = self.policy(obs)
+        return action, self.critic(self.seen(obs)[1], action)
+
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One step of the critics and of the actor; returns metrics and each transition's temporal difference [B]."""
         features, stored = self.features(self.view(batch.obs)), self.stored(batch.obs)
         _, critic_z = self.embed(self.embedding, features, stored)
         difference = self.temporal_difference(critic_z, batch)  # [2, B]
         critic_loss = (batch.weight * difference.square()).sum(dim=0).mean()
-        descend(critic_loss, self.critic_optimizer)
+        gradient_step(critic_loss, self.critic_optimizer)
         actor_z, critic_z = self.embed(self.embedding, features.detach(), stored)
         actor_loss = self.actor_loss(actor_z, critic_z.detach())
-        descend(actor_loss, self.actor_optimizer)
-        track(self.target_critic, self.critic, self.config.tau)
+        gradient_step(actor_loss, self.actor_optimizer)
+        polyak_update(self.target_critic, self.critic, self.config.tau)
         if batch.obs.dtype == torch.uint8 or not self.whole:
-            track(self.target_embedding, self.embedding, self.config.tau)
+            polyak_update(self.target_embedding, self.embedding, self.config.tau)
         metrics = {"losses/critic": critic_loss.detach(), "losses/actor": actor_loss.detach()}
         return metrics, difference.detach().abs().mean(dim=0)
 
@@ -201,28 +236,3 @@ class DrQv2(nn.Module):
         """-E[min_i Q_i(obs, a)], a the noisy action at obs (equation 3)."""
         value: torch.Tensor = self.critic(critic_z, self.noisy_action(actor_z)).amin(dim=0)
         return -value.mean()
-
-    def parts(self, images: bool) -> list[Part]:
-        """What an update and an act compute. Convolutions: forward on obs and next_obs, backward on obs.
-
-        Embeddings: the online one on next_obs and twice on obs, the target's on next_obs.
-        """
-        length, heads_first = self.config.embedding, self.whole and not images
-        critics = layers(self.critic.q1, (length + self.actions,)) * 2  # on obs, for the actor, and the target's
-        heads = [
-            Part(layers(self.actor, (length,)), 2, 1, spared=heads_first, acts=1),
-            Part(critics, 3, 1.5, spared=heads_first),
-        ]
-        convolved = output_shape(self.convolutions, self.obs_shape, torch.uint8)
-        rest = layers(self.rest, convolved)
-        features = output_shape(nn.Sequential(self.convolutions, self.rest), self.obs_shape, torch.uint8)
-        own = 1 if self.whole else 0  # embeddings are below the seam, or above it
-        if images or not self.whole:
-            heads += [
-                Part(layers(self.embedding.critic, features), 4, 1, spared=not images and not rest, acts=1, below=own),
-                Part(layers(self.embedding.actor, features), 4, 1, spared=1, acts=1, below=own),
-                Part(rest, 2, 1, spared=not images, acts=1),
-            ]
-        if images:
-            heads.append(Part(layers(self.convolutions, self.obs_shape, torch.uint8), 2, 1, spared=1, acts=1, below=2))
-        return heads

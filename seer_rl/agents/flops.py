@@ -5,22 +5,30 @@ and leaves acting on images out. The true one counts multiplications and additio
 needs (that of a network's input). Both count convolutions and matrix products only, a noisy layer like a plain one.
 """
 
-from collections.abc import Callable
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from seer_rl.agents.networks import NoisyLinear
+from seer_rl.agents.base import Agent, Modular
+from seer_rl.agents.networks import ActorCriticEmbedding, NoisyLinear, output_shape
+from seer_rl.replay.replay import Batch
+
+WEIGHTED = nn.Conv2d | nn.Linear | NoisyLinear
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's name, its multiply-adds for one input, and whether it is the first trained layer on its path."""
+    """A layer's name, and its multiply-adds for one input."""
 
     name: str
     multiply_adds: int
-    first: bool
 
 
 def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Layer]:
@@ -35,12 +43,11 @@ def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype =
         def count(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
             weight = layer.get_parameter("weight")
             times = output.numel() // len(weight)
-            found.append(Layer(name, weight.numel() * times, first=not inputs[0].requires_grad))
+            found.append(Layer(name, weight.numel() * times))
 
         return count
 
-    weighted = nn.Conv2d | nn.Linear | NoisyLinear
-    hooks = [m.register_forward_hook(counter(name)) for name, m in module.named_modules() if isinstance(m, weighted)]
+    hooks = [m.register_forward_hook(counter(name)) for name, m in module.named_modules() if isinstance(m, WEIGHTED)]
     try:
         with torch.enable_grad():
             module(torch.zeros(1, *input_shape, dtype=dtype, device=device))
@@ -50,59 +57,160 @@ def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype =
     return found
 
 
-@dataclass(frozen=True)
-class Part:
-    """Layers of an agent that run together, and how often. Shares are allowed: of a step, or of a pass."""
+@dataclass
+class Count:
+    """What a layer computed, in multiply-adds: forward, and in backward passes for its weights and for its inputs."""
 
-    layers: list[Layer]
-    forwards: float  # F, per update
-    backwards: float  # B, per update: each the gradients of weights and of inputs
-    spared: float = 0  # of those, passes in which nobody needs the input's gradient of the layers marked `first`
-    acts: int = 0  # passes per act
-    below: int = 0  # the paper's N for these layers: networks whose encoder has them; 0 above the seam
+    forward: int = 0
+    weights: int = 0
+    inputs: int = 0
+    inputs_only: int = 0  # of passes in which nobody needed the weights'
 
     @property
-    def multiply_adds(self) -> int:
-        """Of one forward pass."""
-        return sum(layer.multiply_adds for layer in self.layers)
+    def paper(self) -> int:
+        """Operations as the paper counts them: a backward pass as two forward ones, as one where no weight is trained."""
+        return self.forward + 2 * self.weights + self.inputs_only
+
+    @property
+    def true(self) -> int:
+        """Multiplications and additions that were really done."""
+        return 2 * (self.forward + self.weights + self.inputs)
+
+
+@contextlib.contextmanager
+def counting(network: Modular) -> Iterator[dict[str, Count]]:
+    """Count what every convolution and linear layer of `network` computes, forward and backward, by the layer's name.
+
+    Each call of a layer gets its own view of weight and input, and a view whose gradient is computed tells of it.
+    """
+    found: dict[str, Count] = {}
+    hooks: list[RemovableHandle] = []
+
+    def tapped(tensor: torch.Tensor, passes: list[str], what: str) -> torch.Tensor:
+        view = tensor.view_as(tensor)
+        if view.requires_grad:
+            view.register_hook(lambda _: passes.append(what))  # type: ignore[no-untyped-call]
+        return view
+
+    def watch(name: str, layer: nn.Module) -> None:
+        weight = layer.get_parameter("weight")
+
+        def before(layer: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            passes: list[str] = []
+            calls.append((name, layer, passes))
+            del layer._parameters["weight"]
+            layer.weight = tapped(weight, passes, "weights")
+            return (tapped(inputs[0], passes, "inputs"),)
+
+        def after(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            del layer.weight
+            layer.register_parameter("weight", weight)
+            sizes.append(weight.numel() * (output.numel() // len(weight)))
+
+        hooks.extend((layer.register_forward_pre_hook(before), layer.register_forward_hook(after)))
+
+    calls: list[tuple[str, nn.Module, list[str]]] = []
+    sizes: list[int] = []  # multiply-adds of each call
+    for name, layer in network.named_modules():
+        if isinstance(layer, WEIGHTED):
+            watch(name, layer)
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for (name, _, passes), size in zip(calls, sizes, strict=True):
+        count = found.setdefault(name, Count())
+        count.forward += size
+        count.weights += size * passes.count("weights")
+        count.inputs += size * passes.count("inputs")
+        count.inputs_only += size * ("weights" not in passes and "inputs" in passes)
 
 
 @dataclass(frozen=True)
 class Costs:
     """Operations of an agent in both conventions: each method gives (paper, true).
 
-    images, embeddings: what an update and an act compute on either. batch_size: of updates on either. copies: K, embeddings
-    stored per observation. views: images that are embedded per new observation once frozen, the one acted on included.
+    images, embeddings: of a transition's share of an update, (paper, true). batch_size: of updates on either. acting:
+    multiply-adds of the policy above the seam. E: of one forward pass of everything below it. EN: the same, a layer that N
+    networks share counted N times. copies: K, embeddings stored per observation. views: images that are embedded per new
+    observation once frozen, the one acted on included.
     """
 
-    images: list[Part]
-    embeddings: list[Part]
+    images: tuple[Fraction, Fraction]
+    embeddings: tuple[Fraction, Fraction]
+    acting: int
+    E: int
+    EN: int
     batch_size: tuple[int, int]
     copies: int = 1
     views: int = 1
 
     @property
-    def E(self) -> int:
-        """Multiply-adds of one forward pass of everything below the seam."""
-        return sum(part.multiply_adds for part in self.images if part.below)
-
-    @property
     def EKN(self) -> int:
-        """The paper's count for the embeddings of one observation, in which layers that networks share count for each."""
-        return self.copies * sum(part.multiply_adds * part.below for part in self.images)
+        """The paper's count for the embeddings of one observation."""
+        return self.copies * self.EN
 
     def update(self, frozen: bool) -> tuple[int, int]:
-        """One gradient step: b F (E + M) + 2 b B (E + M), without E once frozen; F and B as each part has them."""
-        parts, b = (self.embeddings if frozen else self.images), self.batch_size[frozen]
-        paper = b * sum(part.multiply_adds * (part.forwards + 2 * part.backwards) for part in parts)
-        spared = b * sum(layer.multiply_adds * part.spared for part in parts for layer in part.layers if layer.first)
-        return round(paper), round(2 * (paper - spared))
+        """One gradient step: b F (E + M) + 2 b B (E + M), without E once frozen."""
+        paper, true = (self.batch_size[frozen] * one for one in (self.embeddings if frozen else self.images))
+        return round(paper), round(true)
 
     def act(self, frozen: bool) -> tuple[int, int]:
         """One step: acting, and once frozen E K N for the embeddings that are stored. The paper omits acting."""
-        acting = sum(part.multiply_adds * part.acts for part in self.embeddings)
-        return (self.EKN if frozen else 0), 2 * (acting + self.E * (self.views if frozen else 1))
+        return (self.EKN if frozen else 0), 2 * (self.acting + self.E * (self.views if frozen else 1))
 
     def freeze(self, observations: int) -> tuple[int, int]:
         """The freeze, once: E K N per observation in the replay."""
         return self.EKN * observations, 2 * self.E * self.copies * observations
+
+
+def measure(agent: Agent, obs_shape: tuple[int, ...], batch_size: tuple[int, int], copies: int = 1, views: int = 1) -> Costs:
+    """Count the operations of real updates and a real act of a copy of `agent`, on images `obs_shape` and on embeddings.
+
+    A cycle of updates (`Agent.period`) is computed on either side, with as few transitions as there can be. The agent, its
+    generator and PyTorch's are as before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        sides = [_counted(agent, obs_shape, frozen) for frozen in (False, True)]
+        z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
+        with counting(copied := _copy(agent)) as acting, torch.no_grad():
+            copied.policy(torch.zeros(1, *z, device=_device(agent)))
+        with counting(lower := copy.deepcopy(agent.lower)) as below, torch.no_grad():
+            lower(torch.zeros(1, *agent.obs_shape, dtype=torch.uint8, device=_device(agent)))
+    own = {name for name, module in lower.named_modules() if isinstance(module, ActorCriticEmbedding)}  # one network's each
+    E = sum(count.forward for count in below.values())
+    once = sum(count.forward for name, count in below.items() if any(name.startswith(f"{one}.") for one in own))
+    EN = agent.sharing * (E - once) + once
+    return Costs(sides[0], sides[1], sum(count.forward for count in acting.values()), E, EN, batch_size, copies, views)
+
+
+LEAST = 2  # transitions: of a single one, batch statistics and contrastive losses are nothing
+
+
+def _counted(agent: Agent, obs_shape: tuple[int, ...], frozen: bool) -> tuple[Fraction, Fraction]:
+    """Operations of a transition's share of an update: (paper, true), averaged over a cycle of updates."""
+    copied, device = _copy(agent), _device(agent)
+    if frozen:
+        for module in (copied.lower, copied.target_lower):
+            module.requires_grad_(False)
+    shape = output_shape(agent.lower, agent.obs_shape, torch.uint8) if frozen else obs_shape
+    obs = torch.zeros(LEAST, *shape, dtype=torch.float32 if frozen else torch.uint8, device=device)
+    ones = torch.ones(LEAST, device=device)
+    action = torch.zeros(LEAST, agent.actions, device=device) if agent.continuous else ones.long() * 0
+    with counting(copied) as found:
+        for _ in range(agent.period):
+            copied.update(Batch(obs, action, ones, ones, obs, np.arange(LEAST), ones))
+    share = LEAST * agent.period
+    counts = found.values()
+    return Fraction(sum(count.paper for count in counts), share), Fraction(sum(count.true for count in counts), share)
+
+
+def _copy(agent: Agent) -> Agent:
+    """A copy of everything, with a generator of its own."""
+    return copy.deepcopy(agent, {id(agent.generator): torch.Generator().manual_seed(0)})
+
+
+def _device(agent: Agent) -> torch.device:
+    device: torch.device = next(agent.lower.parameters()).device
+    return device

@@ -1,15 +1,15 @@
 """Encoders and heads. Every module maps a batch; shapes are of one item unless [B, ...] is written."""
 
-import importlib
 import math
-import os
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from seer_rl import outside
+from seer_rl.agents.base import Agent, Modular
 
 # Convolutions as (channels, kernel, stride). "data-efficient" is van Hasselt et al. (2019), "canonical" Mnih et al. (2015),
 # "sac-ae" Yarats et al. (2019). "impala" (Espeholt et al., 2018) has stages of five convolutions: their channels.
@@ -41,12 +41,12 @@ class Pixels(nn.Module):
         return y.add_(summand) if summand else y
 
 
-def scale_of(agent: nn.Module) -> str:
+def scale_of(agent: Modular) -> str:
     """Return the scale, one of `SCALES`, to which the encoder of `agent` brings pixels."""
     return next(module.scale for module in agent.modules() if isinstance(module, Pixels))
 
 
-def set_scale(agent: nn.Module, scale: str) -> None:
+def set_scale(agent: Modular, scale: str) -> None:
     """Let every encoder in `agent` bring pixels to `scale`: the one that its weights were trained with.
 
     Raises ValueError if it is none of `SCALES`.
@@ -58,7 +58,7 @@ def set_scale(agent: nn.Module, scale: str) -> None:
             module.scale = scale
 
 
-class Mixed(nn.Sequential):
+class AutocastSequential(nn.Sequential):
     """Modules in a row whose products are computed in `precision`; parameters and results are float32 all the same.
 
     The products of a single input are float32: converting the weights would take longer than multiplying with them.
@@ -73,6 +73,32 @@ class Mixed(nn.Sequential):
         return y.float() if mixed else y
 
 
+class Encoder(AutocastSequential):
+    """A whole encoder that is cut in two at the seam; the parts, `lower` and `upper`, share its modules and their names.
+
+    It takes images, uint8 [B, C, H, W]; or what `lower` made of them, which enters at the seam.
+    """
+
+    lower: AutocastSequential
+    upper: AutocastSequential
+
+    def cut(self, at: int) -> None:
+        """Let the seam lie behind the first `at` modules."""
+        modules = list(self._modules.items())
+        for name, part in (("lower", modules[:at]), ("upper", modules[at:])):
+            # Not a module of its own, or every weight would have two names.
+            self.__dict__[name] = AutocastSequential(OrderedDict(part))
+        self.set_precision(self.precision)
+
+    def set_precision(self, precision: torch.dtype) -> None:
+        """Compute products in `precision` on both sides."""
+        self.precision = self.lower.precision = self.upper.precision = precision
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.upper(self.lower(x) if x.dtype == torch.uint8 else x)
+        return y
+
+
 class Residual(nn.Module):
     """x + conv(relu(conv(relu(x)))), [B, C, H, W] to the same."""
 
@@ -85,21 +111,19 @@ class Residual(nn.Module):
         return x + y
 
 
-class Given(nn.Module):
+class ExternalEncoder(nn.Module):
     """A module from elsewhere, which learnt with its statistics as they are: it stays in evaluation mode."""
 
     def __init__(self, name: str, obs_shape: tuple[int, ...]) -> None:
         """name: "module:factory"; the factory is called with (C, H, W) and returns the module, for float images in [0, 1]
         (in an agent whose scale is another of `SCALES`, in that range).
 
-        Modules are also looked for in the working directory. Raises ValueError where there is none.
+        Raises ValueError where there is none, or the user has not named it (`seer_rl.outside`).
         """
         super().__init__()
-        module, _, factory = name.partition(":")
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
+        factory = outside.load(name, "encoder")
         try:
-            self.module = getattr(importlib.import_module(module), factory)(obs_shape)
+            self.module = factory(obs_shape)
             if not isinstance(self.module, nn.Module):
                 raise TypeError(f"it is {type(self.module).__name__}, not a torch.nn.Module")
             self.eval()
@@ -107,7 +131,7 @@ class Given(nn.Module):
         except Exception as error:  # anything: it is code of others
             raise ValueError(f"{name} gave no encoder for images of {'x'.join(map(str, obs_shape))}: {error}") from error
 
-    def train(self, mode: bool = True) -> "Given":
+    def train(self, mode: bool = True) -> "ExternalEncoder":
         return super().train(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,8 +143,8 @@ def _blocks(name: str, obs_shape: tuple[int, ...]) -> list[OrderedDict[str, nn.M
     """The encoder's modules, in groups between which it can be cut."""
     channels = obs_shape[0]
     blocks: list[OrderedDict[str, nn.Module]] = []
-    if ":" in name:
-        return [OrderedDict(given=Given(name, obs_shape))]
+    if outside.is_outside(name):
+        return [OrderedDict(given=ExternalEncoder(name, obs_shape))]
     if name not in ENCODERS:
         raise ValueError(f"there is no encoder {name!r}: choose {', '.join(ENCODERS)}, or give module:factory")
     if name == "impala":
@@ -141,12 +165,10 @@ def _blocks(name: str, obs_shape: tuple[int, ...]) -> list[OrderedDict[str, nn.M
     return blocks
 
 
-def encoder(
-    name: str, obs_shape: tuple[int, ...], layers: int | None = None, scale: str = "uint8 / 255"
-) -> tuple[Mixed, Mixed]:
-    """A convolutional encoder of uint8 images [B, C, H, W], cut in two after layer `layers` (default: the last) and ReLU.
+def encoder(name: str, obs_shape: tuple[int, ...], layers: int | None = None, scale: str = "uint8 / 255") -> Encoder:
+    """Make a convolutional encoder of uint8 images [B, C, H, W], cut after layer `layers` (default: the last) and its ReLU.
 
-    name: one of `ENCODERS`, or "module:factory" (see `Given`), which is one layer. scale: one of `SCALES`.
+    name: one of `ENCODERS`, or "module:factory" (see `ExternalEncoder`), which is one layer. scale: one of `SCALES`.
     Layers are convolutions, in "impala" stages of five. The lower part of a whole encoder ends with the flattened activation;
     cut earlier, it gives [B, channels, h, w] and the upper part holds the rest. Raises ValueError where the image is too small
     or no such layer exists.
@@ -156,16 +178,17 @@ def encoder(
     if not 1 <= cut <= len(blocks):
         kind = "stages" if name == "impala" else "convolutional layers"
         raise ValueError(f"the {name} encoder has {kind} 1 to {len(blocks)}: there is no {layers}")
-    parts: tuple[OrderedDict[str, nn.Module], OrderedDict[str, nn.Module]] = (OrderedDict(pixels=Pixels(scale)), OrderedDict())
-    for i, block in enumerate(blocks, start=1):
-        parts[i > cut].update(block)
-    parts[cut < len(blocks)]["flatten"] = nn.Flatten()
-    lower, upper = Mixed(parts[0]), Mixed(parts[1])
+    modules: OrderedDict[str, nn.Module] = OrderedDict(pixels=Pixels(scale))
+    for block in blocks:
+        modules.update(block)
+    modules["flatten"] = nn.Flatten()
+    made = Encoder(modules)
+    made.cut(len(modules) if cut == len(blocks) else 1 + sum(map(len, blocks[:cut])))
     try:
-        output_shape(nn.Sequential(lower, upper), obs_shape, torch.uint8)
+        output_shape(made, obs_shape, torch.uint8)
     except RuntimeError as error:
         raise ValueError(f"images of {obs_shape[1]}x{obs_shape[2]} are too small for the {name} encoder") from error
-    return lower, upper
+    return made
 
 
 def output_shape(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
@@ -226,7 +249,7 @@ class DuelingC51(nn.Module):
 
         def stream(outputs: int) -> nn.Sequential:
             fc1, fc2 = NoisyLinear(inputs, hidden, std), NoisyLinear(hidden, outputs, std)
-            return nn.Sequential(OrderedDict(hidden=Mixed(OrderedDict(fc1=fc1, relu=nn.ReLU())), fc2=fc2))
+            return nn.Sequential(OrderedDict(hidden=AutocastSequential(OrderedDict(fc1=fc1, relu=nn.ReLU())), fc2=fc2))
 
         self.value = stream(atoms)
         self.advantage = stream(actions * atoms)
@@ -263,7 +286,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     The results are float32 products in any case: actions often differ by less than the 8 bits of bfloat16 can tell.
     """
     fc2, fc3, fc4 = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)
-    below = Mixed(OrderedDict(fc2=fc2, relu2=nn.ReLU(), fc3=fc3, relu3=nn.ReLU()))
+    below = AutocastSequential(OrderedDict(fc2=fc2, relu2=nn.ReLU(), fc3=fc3, relu3=nn.ReLU()))
     return nn.Sequential(OrderedDict(hidden=below, fc4=fc4))
 
 
@@ -285,7 +308,7 @@ def initialize(module: nn.Module, delta: bool = True) -> None:
     Convolutions have a gain of sqrt(2) for their ReLU. delta: they are delta-orthogonal (Xiao et al., 2018): orthogonal in the
     kernel's centre, zero beside it. Otherwise the whole kernel, as a matrix [out, in * kernel * kernel], is orthogonal.
     """
-    given = {layer for one in module.modules() if isinstance(one, Given) for layer in one.modules()}
+    given = {layer for one in module.modules() if isinstance(one, ExternalEncoder) for layer in one.modules()}
     for layer in module.modules():
         if layer in given:
             continue
@@ -302,14 +325,24 @@ def initialize(module: nn.Module, delta: bool = True) -> None:
             nn.init.orthogonal_(drawn, gain=nn.init.calculate_gain("relu"))
 
 
+def explored(agent: Agent, obs: torch.Tensor, explore: torch.Tensor) -> torch.Tensor:
+    """Choose uniformly drawn actions where `explore` [N] bool says so, else the greedy ones at `obs` [N, ...]; [N] int64."""
+    drawn = torch.randint(agent.actions, (int(explore.sum()),), generator=agent.generator)
+    if len(drawn) == len(obs):
+        return drawn
+    chosen = agent.policy(obs).argmax(dim=1).cpu()
+    chosen[explore] = drawn
+    return chosen
+
+
 @torch.no_grad()
-def track(target: nn.Module, online: nn.Module, tau: float) -> None:
+def polyak_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online, for every parameter (Polyak averaging)."""
     for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
         slow.lerp_(fast, tau)
 
 
-def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+def gradient_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     """One step of `optimizer` down the scalar `loss`, which gives gradients to that optimizer's parameters alone."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     optimizer.zero_grad(set_to_none=True)

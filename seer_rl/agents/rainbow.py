@@ -5,21 +5,20 @@ Double, dueling, distributional (C51), n-step and noisy; prioritized if its repl
 """
 
 import copy
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
-from seer_rl.agents.flops import Part, layers
-from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, output_shape
+from seer_rl.agents.base import AgentConfig
+from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, explored, output_shape
 from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Units, Within
 from seer_rl.replay.replay import Batch
 
 
 @dataclass(frozen=True)
-class RainbowConfig:
+class RainbowConfig(AgentConfig):
     """Settings of Rainbow."""
 
     encoder: str = "data-efficient"
@@ -39,12 +38,8 @@ class RainbowConfig:
     """Adam's epsilon."""
     gradient_norm: Positive = 10.0
     """Gradients are scaled down to this norm."""
-    batch_size: Size = 32
-    """Transitions per update."""
     n_step: Size = 20
     """Rewards summed before bootstrapping."""
-    discount: Share = 0.99
-    """Gamma, per agent step."""
     target_every: Count = 2000
     """Agent steps between copies of the online network into the target network."""
     learning_starts: Steps = 1600
@@ -52,78 +47,89 @@ class RainbowConfig:
     random_steps: Steps = 0
     """Agent steps of a uniformly random player at the start. Noisy layers alone explore little at first: one action is taken
     half of the time or more. 0, as in the paper, whose players never act at random in training."""
-    update_every: Count = 1
-    """Agent steps per update."""
     eval_epsilon: Share = 0.001
     """Share of random actions in evaluation."""
 
 
 class Rainbow(nn.Module):
-    """The agent: an encoder (`lower`) under a head (`upper`), a target copy of both, and one update."""
+    """The agent: an encoder under a head, a target copy of both, and one update."""
 
     name: ClassVar[str] = "rainbow"
+    Config: ClassVar[type[RainbowConfig]] = RainbowConfig
+    continuous: ClassVar[bool] = False
+    compiled: ClassVar[str | None] = "losses"
+    sharing: ClassVar[int] = 1
+    period: ClassVar[int] = 1
     support: torch.Tensor
 
     def __init__(
         self, config: RainbowConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, H, W) of uint8 images. seam: convolutions in `lower` (default: all); the rest are in `upper`."""
+        """obs_shape: (C, H, W) of uint8 images. seam: convolutions below it (default: all)."""
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
-        self.lower, rest = encoder(config.encoder, obs_shape, seam)
-        features = output_shape(nn.Sequential(self.lower, rest), obs_shape, torch.uint8)[0]
-        head = DuelingC51(features, actions, config.atoms, config.hidden, config.noise_std)
-        self.upper = nn.Sequential(OrderedDict(rest=rest, head=head))
-        self.target_lower, self.target_upper = copy.deepcopy((self.lower, self.upper))
-        self.target_lower.requires_grad_(False)
-        self.target_upper.requires_grad_(False)
+        self.encoder = encoder(config.encoder, obs_shape, seam)
+        features = output_shape(self.encoder, obs_shape, torch.uint8)[0]
+        self.head = DuelingC51(features, actions, config.atoms, config.hidden, config.noise_std)
+        self.target_encoder, self.target_head = copy.deepcopy((self.encoder, self.head))
+        self.target_encoder.requires_grad_(False)
+        self.target_head.requires_grad_(False)
         self.register_buffer("support", torch.linspace(-config.value_range, config.value_range, config.atoms), persistent=False)
-        self.noisy, self.target_noisy = noisy_layers(self.upper), noisy_layers(self.target_upper)
-        self.trained = [*self.lower.parameters(), *self.upper.parameters()]
+        self.noisy, self.target_noisy = noisy_layers(self.head), noisy_layers(self.target_head)
+        self.trained = [*self.encoder.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.Adam(self.trained, config.learning_rate, eps=config.adam_eps, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.acts = self.updates = 0  # agent steps, and updates, in training
         self.updated_at = max(0, config.learning_starts - 1)  # the agent step of the latest update: nothing is copied before
 
-    def parts(self, images: bool) -> list[Part]:
-        """What an update and an act compute: online on obs and next_obs, target on next_obs, and the gradients on obs."""
-        above = Part(layers(self.upper, output_shape(self.lower, self.obs_shape, torch.uint8)), 3, 1, spared=not images, acts=1)
-        below = Part(layers(self.lower, self.obs_shape, torch.uint8), 3, 1, spared=1, below=1)
-        return [below, above] if images else [above]
+    def get_extra_state(self) -> dict[str, int]:
+        """Give the counters."""
+        return {"acts": self.acts, "updates": self.updates, "updated_at": self.updated_at}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Set the counters."""
+        self.acts, self.updates, self.updated_at = state["acts"], state["updates"], state["updated_at"]
+
+    @property
+    def lower(self) -> nn.Module:
+        """Give what is below the seam."""
+        return self.encoder.lower
+
+    @property
+    def target_lower(self) -> nn.Module:
+        """Give that of the target."""
+        return self.target_encoder.lower
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
         """Rainbow augments nothing."""
         return obs
 
-    def embed(self, lower: nn.Module, obs: torch.Tensor) -> torch.Tensor:
-        """Images (uint8) go through `lower`; anything else is an embedding already."""
-        z: torch.Tensor = lower(self.augment(obs)) if obs.dtype == torch.uint8 else obs
-        return z
-
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> int:
-        """The greedy action at `obs` [1, ...]: under fresh noise in training mode, epsilon-greedy without it in evaluation.
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        """Choose greedy actions [N] at `obs` [N, ...]: in training under fresh noise, else epsilon-greedy without it.
 
         In training, the first `random_steps` actions are drawn uniformly.
         """
         if self.training:
             draw_noise(self.noisy, self.generator)
             self.acts += 1
-            explore = self.acts <= self.config.random_steps
+            explore = torch.full((len(obs),), self.acts <= self.config.random_steps)
         else:
-            explore = bool(torch.rand((), generator=self.generator) < self.config.eval_epsilon)
-        if explore:
-            return int(torch.randint(self.actions, (), generator=self.generator))
-        return int(self.policy(obs).argmax())
+            explore = torch.rand(len(obs), generator=self.generator) < self.config.eval_epsilon
+        return explored(self, obs, explore)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
         """Expected returns [B, actions] at `obs`, of which the greedy policy takes the largest."""
-        return self.values(self.upper(self.embed(self.lower, obs)))
+        return self.values(self.head(self.encoder(obs)))
 
     def values(self, logits: torch.Tensor) -> torch.Tensor:
         """Expected returns [B, actions] of distributions given by logits [B, actions, atoms]."""
         values: torch.Tensor = torch.matmul(logits.softmax(dim=-1), self.support)
         return values
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Let every layer compute: the policy needs them all."""
+        return self.policy(obs)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One gradient step; returns metrics and each transition's loss [B], its priority (Hessel et al., section 3).
@@ -141,8 +147,8 @@ class Rainbow(nn.Module):
         self.updates += 1
         before, self.updated_at = self.updated_at, self.acts
         if self.acts // self.config.target_every > before // self.config.target_every:
-            self.target_lower.load_state_dict(self.lower.state_dict())
-            self.target_upper.load_state_dict(self.upper.state_dict())
+            self.target_encoder.load_state_dict(self.encoder.state_dict())
+            self.target_head.load_state_dict(self.head.state_dict())
         return {"losses/loss": loss.detach(), "losses/gradient_norm": norm}, losses.detach()
 
     def errors(self, batch: Batch) -> torch.Tensor:
@@ -152,11 +158,11 @@ class Rainbow(nn.Module):
     def losses(self, batch: Batch) -> torch.Tensor:
         """Cross entropy [B] between the projected target distribution and the online one (Bellemare et al., 2017)."""
         rows = torch.arange(len(batch.action), device=batch.action.device)
-        logits = self.upper(self.embed(self.lower, batch.obs))  # [B, actions, atoms]
+        logits = self.head(self.encoder(batch.obs))  # [B, actions, atoms]
         log_p = logits[rows, batch.action].log_softmax(dim=-1)  # [B, atoms]
         with torch.no_grad():
-            best = self.values(self.upper(self.embed(self.lower, batch.next_obs))).argmax(dim=-1)  # double Q: online chooses
-            target = self.target_upper(self.embed(self.target_lower, batch.next_obs))[rows, best].softmax(dim=-1)
+            best = self.values(self.head(self.encoder(batch.next_obs))).argmax(dim=-1)  # double Q: online chooses
+            target = self.target_head(self.target_encoder(batch.next_obs))[rows, best].softmax(dim=-1)
             projected = project(target, batch.reward, batch.discount, self.support)
         losses: torch.Tensor = -(projected * log_p).sum(dim=-1)
         return losses

@@ -1,31 +1,38 @@
 """Soft actor-critic from pixels (Haarnoja et al., 2018; Yarats et al., 2019); RAD (Laskin et al., 2020): SAC on random crops.
 
-Actor and critic share convolutions, which only the critic trains, and own an embedding each. `lower` gives both embeddings side
+Actor and critic share convolutions, which only the critic trains, and own an embedding each. The encoder gives both side
 by side, so one vector is all that an update needs of an observation.
 """
 
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.agents.augment import center_crop, random_crop
-from seer_rl.agents.flops import Part, layers
-from seer_rl.agents.networks import ActorCriticEmbedding, TwinQ, descend, encoder, initialize, mlp, output_shape, track
-from seer_rl.bounds import Count, NotNegative, Positive, Rate, Share, Size, Steps, Units
+from seer_rl.agents.base import AgentConfig
+from seer_rl.agents.networks import (
+    ActorCriticEmbedding,
+    TwinQ,
+    encoder,
+    gradient_step,
+    initialize,
+    mlp,
+    output_shape,
+    polyak_update,
+)
+from seer_rl.bounds import Count, NotNegative, Positive, Rate, Size, Steps, Units
 from seer_rl.replay.replay import Batch
 
 LOG_STD = (-10.0, 2.0)
 
 
 @dataclass(frozen=True)
-class SACConfig:
+class SACConfig(AgentConfig):
     """Settings of SAC."""
 
     encoder: str = "sac-ae"
@@ -49,14 +56,8 @@ class SACConfig:
     """Updates of the critics per update of actor, temperature and targets."""
     batch_size: Size = 128
     """Transitions per update."""
-    n_step: Size = 1
-    """Rewards summed before bootstrapping."""
-    discount: Share = 0.99
-    """Gamma, per agent step."""
     learning_starts: Steps = 1000
     """Agent steps before the first update, with random actions."""
-    update_every: Count = 1
-    """Agent steps per update."""
 
 
 @dataclass(frozen=True)
@@ -71,31 +72,36 @@ class SAC(nn.Module):
     """The agent: shared encoder, squashed Gaussian actor, twin critics, their targets, a temperature, and one update."""
 
     name: ClassVar[str] = "sac"
+    Config: ClassVar[type[Any]] = SACConfig
+    continuous: ClassVar[bool] = True
+    compiled: ClassVar[str | None] = None
+    sharing: ClassVar[int] = 2
 
     def __init__(
         self, config: SACConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
         """obs_shape: (C, S, S) of the images to encode. actions: length of an action.
 
-        seam: convolutions in `lower`; the rest is in `upper`. Default: `lower` is all up to and with the embeddings.
+        seam: convolutions below it. Default: everything up to and with the embeddings is.
         """
         super().__init__()
-        self.config, self.obs_shape, self.actions, self.whole = config, obs_shape, actions, seam is None
-        self.lower, self.upper = encoder(config.encoder, obs_shape, seam)
-        features = output_shape(nn.Sequential(self.lower, self.upper), obs_shape, torch.uint8)[0]
+        self.config, self.obs_shape, self.actions = config, obs_shape, actions
+        self.encoder = encoder(config.encoder, obs_shape, seam)
+        features, below = output_shape(self.encoder, obs_shape, torch.uint8)[0], len(self.encoder.lower)
         embedding = ActorCriticEmbedding(features, config.embedding)
-        (self.lower if self.whole else self.upper).add_module("embedding", embedding)
+        self.encoder.add_module("embedding", embedding)
+        self.encoder.cut(len(self.encoder) if seam is None else below)
         self.actor = mlp(config.embedding, config.hidden, 2 * actions)
         self.critic = TwinQ(config.embedding, actions, config.hidden)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.initial_temperature)))
         initialize(self)
-        self.target_lower, self.target_upper, self.target_critic = copy.deepcopy((self.lower, self.upper, self.critic))
-        for target in (self.target_lower, self.target_upper, self.target_critic):
-            target.requires_grad_(False)
+        self.target_encoder, self.target_critic = copy.deepcopy((self.encoder, self.critic))
+        self.target_encoder.requires_grad_(False)
+        self.target_critic.requires_grad_(False)
         self.actor_trained = [*embedding.actor.parameters(), *self.actor.parameters()]
         own = {id(p) for p in self.actor_trained}
-        below = [p for p in (*self.lower.parameters(), *self.upper.parameters()) if id(p) not in own]
-        self.critic_trained = [*below, *self.critic.parameters()]
+        below_heads = [p for p in self.encoder.parameters() if id(p) not in own]
+        self.critic_trained = [*below_heads, *self.critic.parameters()]
         self.critic_optimizer = torch.optim.Adam(self.critic_trained, config.learning_rate, fused=True)
         self.actor_optimizer = torch.optim.Adam(self.actor_trained, config.learning_rate, fused=True)
         self.temperature_optimizer = torch.optim.Adam(
@@ -103,6 +109,29 @@ class SAC(nn.Module):
         )
         self.generator = torch.Generator().manual_seed(seed)
         self.acts = self.updates = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Give the counters."""
+        return {"acts": self.acts, "updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Set the counters."""
+        self.acts, self.updates = state["acts"], state["updates"]
+
+    @property
+    def lower(self) -> nn.Module:
+        """Give what is below the seam."""
+        return self.encoder.lower
+
+    @property
+    def target_lower(self) -> nn.Module:
+        """Give that of the target."""
+        return self.target_encoder.lower
+
+    @property
+    def period(self) -> int:
+        """Give the number of updates of which one is of the actor, too."""
+        return self.config.slow_every
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
         """SAC augments nothing."""
@@ -112,27 +141,24 @@ class SAC(nn.Module):
         """What of `obs` an update sees: images (uint8) are augmented, anything else is an embedding already."""
         return self.augment(obs) if obs.dtype == torch.uint8 else obs
 
-    def embed(self, lower: nn.Module, upper: nn.Module, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(self, encoder: nn.Module, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The actor's and the critic's embedding [B, L] each."""
-        z: torch.Tensor = upper(lower(view) if view.dtype == torch.uint8 else view)
-        actor, critic = z.chunk(2, dim=-1)
+        actor, critic = encoder(view).chunk(2, dim=-1)
         return actor, critic
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> NDArray[np.float32]:
-        """An action [A] at `obs` [1, ...]: a sample of the policy in training (at first a uniform one), else its mean."""
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        """Choose actions [N, A] at `obs` [N, ...]: samples in training (at first uniform ones), else means."""
         if self.training:
             self.acts += 1
             if self.acts <= self.config.learning_starts:
-                return (torch.rand(self.actions, generator=self.generator) * 2 - 1).numpy()
-        action = self.sample(self.seen(obs)[0])[0] if self.training else self.policy(obs)
-        chosen: NDArray[np.float32] = action[0].numpy(force=True)
-        return chosen
+                return torch.rand(len(obs), self.actions, generator=self.generator) * 2 - 1
+        return self.sample(self.seen(obs)[0])[0] if self.training else self.policy(obs)
 
     def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The actor's and the critic's embedding [B, L] of what is seen of `obs` in acting: the middle of images."""
         image = center_crop(obs, self.obs_shape[-1]) if obs.dtype == torch.uint8 else obs
-        return self.embed(self.lower, self.upper, image)
+        return self.embed(self.encoder, image)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
         """The mean action [B, A] at `obs`, squashed."""
@@ -156,6 +182,11 @@ class SAC(nn.Module):
         log_p = (gaussian - 2 * (math.log(2) - u - F.softplus(-2 * u))).sum(dim=-1)
         return torch.tanh(u), log_p
 
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Let every layer compute: the policy's actions [B, A], and what the critics say of them [2, B]."""
+        action = self.policy(obs)
+        return action, self.critic(self.seen(obs)[1], action)
+
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One step of the critics, at times of all else; returns metrics and each transition's temporal difference [B].
 
@@ -163,36 +194,36 @@ class SAC(nn.Module):
         are stored there is nothing to compute again.
         """
         view = self.view(batch.obs)
-        _, critic_z = self.embed(self.lower, self.upper, view)
+        _, critic_z = self.embed(self.encoder, view)
         difference = self.temporal_difference(critic_z, batch)  # [2, B]
         critic_loss = (batch.weight * difference.square()).sum(dim=0).mean()
-        descend(critic_loss, self.critic_optimizer)
+        gradient_step(critic_loss, self.critic_optimizer)
         metrics = {"losses/critic": critic_loss.detach()}
         self.updates += 1
         if self.updates % self.config.slow_every == 0:
-            actor_z, critic_z = self.embed(self.lower, self.upper, view)
+            actor_z, critic_z = self.embed(self.encoder, view)
             actor_loss, log_p = self.actor_loss(actor_z, critic_z.detach())
-            descend(actor_loss, self.actor_optimizer)
-            descend(self.temperature_loss(log_p.detach()), self.temperature_optimizer)
-            track(self.target_critic, self.critic, self.config.critic_tau)
-            track(self.target_upper, self.upper, self.config.encoder_tau)
+            gradient_step(actor_loss, self.actor_optimizer)
+            gradient_step(self.temperature_loss(log_p.detach()), self.temperature_optimizer)
+            polyak_update(self.target_critic, self.critic, self.config.critic_tau)
+            polyak_update(self.target_encoder.upper, self.encoder.upper, self.config.encoder_tau)
             if batch.obs.dtype == torch.uint8:
-                track(self.target_lower, self.lower, self.config.encoder_tau)
+                polyak_update(self.target_encoder.lower, self.encoder.lower, self.config.encoder_tau)
             metrics |= {"losses/actor": actor_loss.detach(), "losses/entropy": -log_p.detach().mean(),
                         "losses/temperature": self.log_temperature.detach().exp()}  # fmt: skip
         return metrics, difference.detach().abs().mean(dim=0)
 
     def errors(self, batch: Batch) -> torch.Tensor:
         """How wrong the critics are, [B]."""
-        _, critic_z = self.embed(self.lower, self.upper, self.view(batch.obs))
+        _, critic_z = self.embed(self.encoder, self.view(batch.obs))
         return self.temporal_difference(critic_z, batch).abs().mean(dim=0)
 
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Q_i(obs, action) - (reward + discount * (min_j Q'_j(next_obs, a') - alpha log pi(a'))), [2, B], a' ~ pi(next_obs)."""
         with torch.no_grad():
             view = self.view(batch.next_obs)
-            next_z, _ = self.embed(self.lower, self.upper, view)
-            _, target_z = self.embed(self.target_lower, self.target_upper, view)
+            next_z, _ = self.embed(self.encoder, view)
+            _, target_z = self.embed(self.target_encoder, view)
             next_action, log_p = self.sample(next_z)
             value = self.target_critic(target_z, next_action).amin(dim=0) - self.log_temperature.exp() * log_p
             target = batch.reward + batch.discount * value
@@ -209,45 +240,12 @@ class SAC(nn.Module):
         """E[-alpha (log pi(a) + target entropy)], the target being -(number of actions) (Haarnoja et al., section 5)."""
         return (self.log_temperature.exp() * (-log_p + self.actions)).mean()
 
-    def parts(self, images: bool) -> list[Part]:
-        """What an update and an act compute."""
-        slow, length = 1 / self.config.slow_every, self.config.embedding
-        heads_first = self.whole and not images  # nothing below them is trained
-        # Critics: on obs, for the actor, and the target's; the actor's loss needs gradients of their inputs only.
-        critics = layers(self.critic.q1, (length + self.actions,)) * 2
-        return [
-            *self.encoder_parts(images),
-            Part(layers(self.actor, (length,)), 1 + slow, slow, spared=slow * heads_first, acts=1),
-            Part(critics, 2 + slow, 1 + slow / 2, spared=heads_first),
-        ]
-
-    def encoder_parts(self, images: bool) -> list[Part]:
-        """The encoder's share. Forward: online on obs and next_obs, target on next_obs; backward: online on obs.
-
-        And forward on obs once more for the actor's loss.
-        """
-        modules = [(self.upper, output_shape(self.lower, self.obs_shape, torch.uint8), torch.float32, 0)]
-        if images:
-            modules.append((self.lower, self.obs_shape, torch.uint8, 1))
-        slow, parts = 1 / self.config.slow_every, []
-        for module, shape, dtype, below in modules:
-            found = layers(module, shape, dtype)
-            actors = [layer for layer in found if layer.name.startswith("embedding.actor")]
-            critics = [layer for layer in found if layer.name.startswith("embedding.critic")]
-            shared = [layer for layer in found if not layer.name.startswith("embedding")]
-            first = below or not images
-            parts += [
-                Part(shared, 3 + slow, 1, spared=first, acts=1, below=2 * below),
-                Part(critics, 3 + slow, 1, spared=first, acts=1, below=below),
-                Part(actors, 3 + slow, slow, spared=slow, acts=1, below=below),  # gets features without their gradients
-            ]
-        return parts
-
 
 class RAD(SAC):
     """SAC that learns from random crops and acts on the middle one."""
 
     name: ClassVar[str] = "rad"
+    Config: ClassVar[type[Any]] = RADConfig
     config: RADConfig
 
     def __init__(

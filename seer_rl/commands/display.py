@@ -70,8 +70,8 @@ class Display:
             "FLOPs": count(run.flops[0]),
             "left": f"{duration(left)} at this speed",
         }
-        if run.watch and run.watch.history:  # what an automatic freeze waits for
-            now = asdict(run.watch.history[-1])
+        if run.monitor and run.monitor.history:  # what an automatic freeze waits for
+            now = asdict(run.monitor.history[-1])
             facts["encoder"] = ", ".join(f"{name} {now[name]:.3f}" for name in ("cka", "agreement", "progress", "novelty"))
         return facts
 

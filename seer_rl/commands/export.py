@@ -13,6 +13,7 @@ from seer_rl.experiments import export
 from seer_rl.training import build, checkpoint, files, transfer
 from seer_rl.training.arguments import read
 from seer_rl.training.files import writable
+from seer_rl.training.weights import tensors
 
 
 def command(arguments: list[str]) -> None:
@@ -42,7 +43,7 @@ def command(arguments: list[str]) -> None:
                     f"the agent's actions at 200 observations, outputs within {largest:.1g}"
                 )
                 return
-        weights = transfer.encoder_weights(agent.state_dict())
+        weights = tensors(agent.encoder)
         about = {"encoder": config.agent.encoder, "images": agent.obs_shape, "scale": scale_of(agent),
                  "env": config.env, "agent": agent.name}  # fmt: skip
         files.write_atomically(output, transfer.encoder_file(weights, about))

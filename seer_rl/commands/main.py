@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("", "-h", "--help"):
         print(USAGE)
         return 0 if name else 2
+    from seer_rl import outside
     from seer_rl.commands.errors import Mistake, answered
+
+    outside.trust()  # what the environment variable names may lie in the working directory
 
     if name not in COMMANDS:
         return answered(Mistake(f"there is no command {name!r}: choose {', '.join(COMMANDS)}"))

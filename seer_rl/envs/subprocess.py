@@ -25,10 +25,10 @@ class EnvironmentFailed(Exception):
     """The environment raised an exception, hangs, or its process is gone."""
 
 
-class Apart:
+class SubprocessEnv:
     """The training environment `envs.make(name, training=True, settings)`, in another process.
 
-    `begin_step` and `end_step` let the caller do something in between; everything else waits for its answer. Everything raises
+    `step_async` and `step_wait` let the caller do something in between; everything else waits for its answer. Everything raises
     EnvironmentFailed where there is none, after which only `close` may follow.
     """
 
@@ -57,11 +57,11 @@ class Apart:
         obs: Obs = self._receive()
         return obs
 
-    def begin_step(self, action: Any) -> None:
+    def step_async(self, action: Any) -> None:
         """Let the environment take a step, and return before it has."""
         self._send(("step", action))
 
-    def end_step(self) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+    def step_wait(self) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """What that step gave, as by `gymnasium.Env.step`."""
         result: tuple[Obs, float, bool, bool, dict[str, Any]] = self._receive()
         return result

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from seer_rl.agents.base import Modular
 from seer_rl.agents.networks import NoisyLinear
 
 VARIANCE = 0.99  # of each layer, which SVCCA keeps
-GROUPS = {"lower", "upper", "rest", "head", "hidden", "convolutions", "embedding"}
 
 
 def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
@@ -25,10 +25,11 @@ def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
     return mean.flatten(1).softmax(dim=1).view_as(mean)
 
 
-def record(network: nn.Module, compute: Callable[[], object]) -> dict[str, torch.Tensor]:
+def record(network: Modular, compute: Callable[[], object]) -> dict[str, torch.Tensor]:
     """What each convolution and linear layer of `network` gives while `compute` runs, by name, from the bottom up.
 
-    [B, C, H, W] or [B, units], after the ReLU where one follows. Names leave out modules that only group others.
+    [B, C, H, W] or [B, units], after the ReLU where one follows. Names are those of the weights, without
+    "encoder." before them.
     """
     following: dict[nn.Module, nn.Module] = {}
     for module in network.modules():
@@ -45,8 +46,7 @@ def record(network: nn.Module, compute: Callable[[], object]) -> dict[str, torch
     hooks = []
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear | NoisyLinear) and not name.startswith("target_"):
-            short = ".".join(part for part in name.split(".") if part not in GROUPS)
-            hooks.append(following.get(module, module).register_forward_hook(keeper(short)))
+            hooks.append(following.get(module, module).register_forward_hook(keeper(name.removeprefix("encoder."))))
     try:
         with torch.no_grad():
             compute()
@@ -57,10 +57,10 @@ def record(network: nn.Module, compute: Callable[[], object]) -> dict[str, torch
 
 
 def units(activations: torch.Tensor) -> torch.Tensor:
-    """Activations [B, C, H, W] or [B, units] as a float64 matrix [samples, units]."""
+    """Activations [B, C, H, W] or [B, ..., units] as a float64 matrix [samples, units]."""
     if activations.dim() == 4:
-        activations = activations.permute(0, 2, 3, 1).flatten(0, 2)
-    return activations.double()
+        activations = activations.permute(0, 2, 3, 1)
+    return activations.flatten(0, -2).double()
 
 
 def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float:

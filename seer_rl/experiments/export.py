@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seer_rl.agents.base import Agent
 from seer_rl.training import files
-from seer_rl.training.build import Agent
 
 TOLERANCE = 1e-4  # between the file's outputs and the agent's
 
@@ -24,7 +24,7 @@ class Policy(nn.Module):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
-        self.agent, self.discrete = agent, agent.name in ("rainbow", "dqn")
+        self.agent, self.discrete = agent, not agent.continuous
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         result = self.agent.policy(obs)

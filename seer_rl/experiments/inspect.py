@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from seer_rl.agents.augment import center_crop
-from seer_rl.agents.drqv2 import DrQv2
-from seer_rl.agents.sac import SAC
+from seer_rl.agents.base import Agent
 from seer_rl.convergence import Signals, linear_cka
 from seer_rl.envs import frames_in
 from seer_rl.experiments import curves
@@ -35,6 +34,7 @@ from seer_rl.training.config import TrainConfig
 from seer_rl.training.files import Folder
 from seer_rl.training.logger import METRICS
 from seer_rl.training.logger import read as metrics
+from seer_rl.training.loop import chosen
 
 PROBE = "probe.npz"  # beside the snapshots
 OBSERVATIONS = 1000  # in it; they differ in every frame of their stack
@@ -65,10 +65,11 @@ def probe(run: Path, progress: Progress = silent) -> Image:
             assert env.observation_space.shape
             return kept(path, env.observation_space.shape)
     agent, env = build.trained(run, config)
+    agent.eval()
     with closing(env):
         half = OBSERVATIONS // 2
         env.action_space.seed(SEED)
-        observations = seen(agent.eval().act, env, half, progress)
+        observations = seen(lambda obs: chosen(agent.act(obs)), env, half, progress)
         observations += seen(lambda _: env.action_space.sample(), env, OBSERVATIONS - half, progress)
     stacked = np.stack(observations)
     buffer = io.BytesIO()
@@ -110,28 +111,24 @@ def seen(act: Any, env: gym.Env[Any, Any], count: int, progress: Progress = sile
     return observations
 
 
-def activations(agent: build.Agent, observations: Image) -> dict[str, torch.Tensor]:
+def activations(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
     """Of every layer, by name, at `observations` [n, C, H, W], as the agent acts on them.
 
     Raises ValueError where they are not finite.
     """
     obs = torch.from_numpy(observations)
 
-    def act() -> None:
-        action = agent.policy(obs)
-        if isinstance(agent, SAC | DrQv2):  # whose policy asks no critic
-            agent.critic(agent.seen(obs)[1], action)
-
-    found = record(agent, act)
+    found = record(agent, lambda: agent(obs))
     if broken := [name for name, x in found.items() if not x.isfinite().all()]:
         raise ValueError(f"{broken[0]} gives numbers that are not finite: these weights are no agent's")
     return found
 
 
-def at(run: Path, step: int, agent: build.Agent, config: TrainConfig) -> build.Agent:
+def at(run: Path, step: int, agent: Agent, config: TrainConfig) -> Agent:
     """`agent` with the weights that it had at `step`."""
     checkpoint.load_snapshot(run, step, agent, config)
-    return agent.eval()
+    agent.eval()
+    return agent
 
 
 # ---- attention -----------------------------------------------------------------------------------------------------
@@ -170,7 +167,7 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
     ]
 
 
-def of_map(agent: build.Agent, observations: Image, layer: str | None) -> str:
+def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
     """`layer`, or the last convolution whose map is fine enough. Raises ValueError for one that is not there."""
     found = {name: x for name, x in activations(agent, observations).items() if x.dim() == 4}
     if layer is not None and layer not in found:
@@ -178,7 +175,7 @@ def of_map(agent: build.Agent, observations: Image, layer: str | None) -> str:
     return layer or ([name for name, x in found.items() if min(x.shape[2:]) >= LEAST_MAP] or list(found))[-1]
 
 
-def as_seen(agent: build.Agent, obs: Image) -> Image:
+def as_seen(agent: Agent, obs: Image) -> Image:
     """[H, W, 3]: the newest frame of a stack [C, H, W], cut to what the agent acts on."""
     colours = 3 if len(obs) % 3 == 0 else 1
     frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[-1])[0]
@@ -231,7 +228,7 @@ def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None
 
         def act(obs: torch.Tensor) -> Any:
             take(side_by_side(obs))
-            return agent.act(obs)
+            return chosen(agent.act(obs))
 
         agent.eval()
         loop.play(env, act, 1, SEED)
@@ -272,7 +269,7 @@ def similarity(run: Path, lag: int, progress: Progress = silent) -> tuple[Simila
     return found, list(notes.values())
 
 
-def sampled(agent: build.Agent, observations: Image) -> dict[str, torch.Tensor]:
+def sampled(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
     """Every layer as [samples, units], the same at most `ROWS` samples at each call."""
     pieces: dict[str, list[torch.Tensor]] = {}
     chunk = 100

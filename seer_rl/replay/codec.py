@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Kind = Literal["float32", "float16", "uint8", "uint4"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Dtype = Literal["float32", "float16", "uint8", "uint4"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 BITS = {"uint8": 8, "uint4": 4}
 # Share of the examples beyond either end of a grid: the fewer its steps, the less far they should reach.
 OUTSIDE = {"uint8": 0.0005, "uint4": 0.005}
@@ -25,14 +25,14 @@ EXAMPLES_BYTES = 64_000_000  # and how much they may be
 Stored = NDArray[Any]
 
 
-def layout(kind: Kind, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+def layout(kind: Dtype, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """dtype and shape of what is stored of one float32 array of `shape`."""
     if kind == "uint4":
         return "uint8", (-(-math.prod(shape) // 2),)  # two to a byte
     return kind, shape
 
 
-def examples(kind: Kind, shape: tuple[int, ...], available: int, copies: int) -> int:
+def examples(kind: Dtype, shape: tuple[int, ...], available: int, copies: int) -> int:
     """How many of `available` observations, `copies` arrays of `shape` each, make the grid; none where there is no grid."""
     if kind not in BITS:
         return 0
@@ -42,7 +42,7 @@ def examples(kind: Kind, shape: tuple[int, ...], available: int, copies: int) ->
 class Codec:
     """Arrays [..., *shape] float32 to what is stored of them, and back."""
 
-    def __init__(self, kind: Kind, shape: tuple[int, ...], grid: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
+    def __init__(self, kind: Dtype, shape: tuple[int, ...], grid: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
         """grid: low and step [shape[0]] of each dimension (channel, where shape is [C, H, W]); integers need one."""
         self.kind, self.shape, self.size = kind, shape, math.prod(shape)
         self.written = self.clipped = 0  # numbers, and those of them that lay outside the grid
@@ -53,7 +53,7 @@ class Codec:
             self.top = float(2 ** BITS[kind] - 1)
 
     @classmethod
-    def fit(cls, kind: Kind, examples: torch.Tensor) -> "Codec":
+    def fit(cls, kind: Dtype, examples: torch.Tensor) -> "Codec":
         """The codec for arrays like `examples` [n, *shape], on a grid that suits them."""
         return cls(kind, tuple(examples.shape[1:]), grid(examples, kind) if kind in BITS else None)
 
@@ -104,7 +104,7 @@ class Codec:
         return codec
 
 
-def grid(examples: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+def grid(examples: torch.Tensor, kind: Dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """low and step [dimensions] for examples [n, dimensions] or [n, C, H, W], whose dimensions are channels.
 
     A grid spans all but `OUTSIDE` of a dimension's examples at either end. Where none is negative (after a ReLU) it begins at

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from seer_rl.replay.codec import Codec, Kind, Stored, examples, layout
+from seer_rl.replay.codec import Codec, Dtype, Stored, examples, layout
 from seer_rl.replay.sumtree import Index, SumTree
 
 # What is known of the step in a record. A record without an action holds the observation after the newest or the last step.
@@ -160,12 +160,12 @@ class Replay:
         """Transitions that can be sampled."""
         return self._valid
 
-    def bytes_for(self, kind: Kind, copies: int, shape: tuple[int, ...]) -> int:
+    def bytes_for(self, kind: Dtype, copies: int, shape: tuple[int, ...]) -> int:
         """Bytes per step, everything counted, once rewritten as `copies` arrays of `shape` each."""
         dtype, stored = layout(kind, shape)
         return self._layout(dtype, (copies, *stored)).itemsize + self._tree_bytes
 
-    def capacity_for(self, kind: Kind, copies: int, shape: tuple[int, ...]) -> int:
+    def capacity_for(self, kind: Dtype, copies: int, shape: tuple[int, ...]) -> int:
         """Records that the arena would then hold. Raises ValueError if they are too few to sample from."""
         dtype, stored = layout(kind, shape)
         return self._fitting(self._layout(dtype, (copies, *stored)), self._memory)
@@ -378,7 +378,7 @@ class Replay:
 
     # ---- rewriting -----------------------------------------------------------------------------------------------
 
-    def rewrite(self, fn: Rewriter, copies: int = 1, capacity: int | None = None, kind: Kind = "float32") -> int:
+    def rewrite(self, fn: Rewriter, copies: int = 1, capacity: int | None = None, kind: Dtype = "float32") -> int:
         """Replace every stored observation by `fn` of it, inside the arena; return how many records had to be dropped.
 
         fn: see `Rewriter`; from now on it is applied to what `start` and `add` are given.
@@ -444,7 +444,7 @@ class Replay:
             self._tree.rebuild()
         return dropped
 
-    def _fitted(self, fn: Rewriter, kind: Kind, example: torch.Tensor) -> Codec:
+    def _fitted(self, fn: Rewriter, kind: Dtype, example: torch.Tensor) -> Codec:
         """How to store results like `example` [1, copies, ...]."""
         count = examples(kind, tuple(example.shape[2:]), self._size, len(example[0]))
         places = (self._oldest + np.linspace(0, self._size - 1, count).astype(np.int64)) % self.capacity

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from seer_rl import outside
 from seer_rl.envs import FAMILIES
 from seer_rl.training.config import AGENTS, TrainConfig
 from seer_rl.training.presets import PRESETS, configure
@@ -45,9 +46,10 @@ def read(settings: Any, command: str, arguments: list[str], **options: Any) -> A
         raise Mistake(f"{sentence.replace('Error parsing', 'cannot read')} (seer {command} --help)") from None
 
 
-def parse(arguments: list[str]) -> TrainConfig:
+def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
     """Read the settings of a run from the words after `seer train`: those of agent and preset, then what the words change.
 
+    trusting: the words are the user's own, so that code from elsewhere that they name may be imported.
     Raises Mistake for what cannot be read, and for settings that do not go together.
     """
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -57,10 +59,10 @@ def parse(arguments: list[str]) -> TrainConfig:
         names, rest = chooser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise Mistake(f"{error} (seer train --help)") from None
-    for kind, known in (("agent", list(AGENTS)), ("preset", list(PRESETS))):
-        name = getattr(names, kind)
-        if name is not None and name not in known:
-            raise Mistake(f"there is no {kind} {name!r}: choose {' or '.join(known)}")
+    if trusting and names.agent:
+        outside.trust(names.agent)
+    if names.preset is not None and names.preset not in PRESETS:
+        raise Mistake(f"there is no preset {names.preset!r}: choose {' or '.join(PRESETS)}")
 
     def apply(config: TrainConfig) -> TrainConfig:
         default = replace(config, env=config.env or tyro.MISSING)
@@ -79,4 +81,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         config = configure(asked.env, names.agent, names.preset, asked.transfer.source is not None)
     except ValueError as error:
         raise Mistake(str(error)) from error
-    return apply(config)
+    config = apply(config)
+    if trusting:
+        outside.trust(config.agent.encoder)
+    return config

@@ -12,26 +12,16 @@ import numpy as np
 import torch
 
 from seer_rl import envs
-from seer_rl.agents.curl import CURL
-from seer_rl.agents.dqn import DQN
-from seer_rl.agents.drqv2 import DrQv2
-from seer_rl.agents.flops import Costs
-from seer_rl.agents.networks import Mixed, output_shape, scale_of
-from seer_rl.agents.rainbow import Rainbow
-from seer_rl.agents.sac import RAD, SAC, RADConfig
-from seer_rl.envs.subprocess import Apart
+from seer_rl.agents.base import Agent
+from seer_rl.agents.flops import Costs, measure
+from seer_rl.agents.networks import AutocastSequential, Encoder, output_shape, scale_of
+from seer_rl.envs.subprocess import SubprocessEnv
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import copies_of, views
 from seer_rl.training import checkpoint, rundir
-from seer_rl.training.config import TrainConfig, TransferConfig, check_numbers, name_of
-from seer_rl.training.transfer import encoder_weights, load_encoder, receive_all, receive_encoder
-
-Agent = Rainbow | DQN | SAC | DrQv2
-AGENT_CLASSES: dict[str, dict[str, Any]] = {
-    "discrete": {"rainbow": Rainbow, "dqn": DQN},
-    "continuous": {"curl": CURL, "rad": RAD, "sac": SAC, "drqv2": DrQv2},
-}
-CODE = "SEER_ENCODER"  # environment variable: the encoder from elsewhere, module:factory, that the user has named
+from seer_rl.training.config import AGENTS, TrainConfig, TransferConfig, agent_called, check_numbers, name_of
+from seer_rl.training.transfer import load_encoder, receive_all, receive_encoder
+from seer_rl.training.weights import tensors
 
 
 def choose_device(name: str) -> torch.device:
@@ -45,7 +35,7 @@ def choose_device(name: str) -> torch.device:
 
 def env_settings(config: TrainConfig) -> envs.EnvConfig:
     """Those of `config`, with frames of the size that its agent is made for."""
-    if config.env.startswith("dmc/") and config.environment.size is None and not isinstance(config.agent, RADConfig):
+    if config.env.startswith("dmc/") and config.environment.size is None and not hasattr(config.agent, "crop"):
         return replace(config.environment, size=84)  # what others crop to
     return config.environment
 
@@ -55,29 +45,27 @@ def make_env(config: TrainConfig, training: bool, render_mode: str | None = None
     return envs.make(config.env, training, env_settings(config), render_mode)
 
 
-def start_env(config: TrainConfig) -> Apart:
+def start_env(config: TrainConfig) -> SubprocessEnv:
     """The same for training, in a process of its own."""
-    return Apart(config.env, env_settings(config))
+    return SubprocessEnv(config.env, env_settings(config))
 
 
 def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
-    """The agent that `config` names, for the spaces of `env`."""
-    name, space = name_of(config.agent), env.action_space
-    found = "discrete" if isinstance(space, gym.spaces.Discrete) else "continuous"
-    fitting = AGENT_CLASSES[found]
-    if name not in fitting:
+    """Make the agent that `config` names, for the spaces of `env`. Raises ValueError where they do not go together."""
+    kind, space = agent_called(name_of(config.agent)), env.action_space
+    continuous = not isinstance(space, gym.spaces.Discrete)
+    if kind.continuous != continuous:
+        fitting = " or ".join(name for name, one in AGENTS.items() if one.continuous == continuous)
         raise ValueError(
-            f"the actions of {config.env} are {found}, which {name} cannot choose: use --agent {' or '.join(fitting)}"
-        )
-    if ":" in config.agent.encoder and os.environ.get(CODE) != config.agent.encoder:
-        raise ValueError(
-            f"the encoder {config.agent.encoder} is code, which settings in a file do not start: "
-            f"if you trust it, say so with {CODE}={config.agent.encoder} before the command"
+            f"the actions of {config.env} are {'continuous' if continuous else 'discrete'}, which {kind.name} cannot choose: "
+            f"use --agent {fitting}"
         )
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
-    agent: Agent = fitting[name](config.agent, env.observation_space.shape, actions, config.seer.layers, seed)
+    agent: Agent = kind(config.agent, env.observation_space.shape or (), actions, config.seer.layers, seed)
     for module in agent.modules():
-        if isinstance(module, Mixed):
+        if isinstance(module, Encoder):
+            module.set_precision(getattr(torch, config.precision))
+        elif isinstance(module, AutocastSequential):
             module.precision = getattr(torch, config.precision)
     return agent
 
@@ -98,7 +86,8 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
     replay = build(capacity=steps)
     if config.seer.freeze_step is not None:
         z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
-        embedded = replay.bytes_for(config.seer.dtype, costs(agent, env, config).copies, z)
+        obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
+        embedded = replay.bytes_for(config.seer.dtype, copies_of(agent, obs, config.seer.copies), z)
         if embedded > replay.bytes_per_step:  # larger than the frames: room for as many
             replay = build(memory=steps * embedded)
     return replay
@@ -127,16 +116,18 @@ def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
 
 
 def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
-    """Operations of `agent` on the observations of `env`."""
-    obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
+    """Count the operations of `agent` on the observations of `env`."""
+    shape = env.observation_space.shape or ()
+    obs = torch.zeros(1, *shape, dtype=torch.uint8)
     copies = copies_of(agent, obs, config.seer.copies)
     batch_sizes = config.agent.batch_size, config.seer.batch_size or config.agent.batch_size
-    return Costs(agent.parts(True), agent.parts(False), batch_sizes, copies, len(views(agent, obs, copies, current=True)))
+    return measure(agent, shape, batch_sizes, copies, len(views(agent, obs, copies, current=True)))
 
 
 def default_run_dir(config: TrainConfig) -> Path:
     """runs/{env}__{agent}__{seed}__{time}, with a number behind if that is taken."""
-    name = f"{config.env.replace('/', '-')}__{name_of(config.agent)}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    agent = agent_called(name_of(config.agent)).name
+    name = f"{config.env.replace('/', '-')}__{agent}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
     return next(path for path in taken if not os.path.lexists(path))
 
@@ -172,9 +163,8 @@ def receive(agent: Agent, settings: TransferConfig) -> None:
             raise ValueError(
                 f"{source} is of {donor.name}, not {agent.name}: its encoder alone may fit: --transfer.only encoder"
             )
-        weights, shape, scale = dict(donor.state_dict()), donor.obs_shape, scale_of(donor)
-        if settings.only == "encoder":
-            weights = encoder_weights(weights)
+        shape, scale = donor.obs_shape, scale_of(donor)
+        weights = tensors(donor.encoder if settings.only == "encoder" else donor)
     if shape != agent.obs_shape:
         theirs, ours = ("x".join(map(str, one)) for one in (shape, agent.obs_shape))
         raise ValueError(f"{source} has learnt from images of {theirs}, here they are {ours}")

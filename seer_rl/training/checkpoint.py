@@ -23,8 +23,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from torch import nn
 
+from seer_rl.agents.base import Agent
 from seer_rl.agents.networks import scale_of, set_scale
 from seer_rl.training import files, weights
 from seer_rl.training.config import TrainConfig, from_toml, identity, name_of, to_toml
@@ -34,7 +34,6 @@ from seer_rl.training.transfer import receive_all
 CONFIG, AGENT, CHECKPOINTS, ANALYSIS = "config.toml", "agent.safetensors", "checkpoints", "analysis"
 HEADER = "seer-rl"  # of agent files: the entry that says whose weights they are
 FORMAT = 3  # of manifests
-COUNTERS = ("acts", "updates", "updated_at")  # of agents, as far as they have them
 BLOB = re.compile(r"[0-9a-f]{64}")  # the name of a blob: the SHA-256 of what is in it; or of one that is being written
 MANIFEST = re.compile(r"[0-9]{12,18}\.json")
 FIRST_SCALE = "uint8 / 255"  # of pixels, in files that say nothing of it: those of version 0.1.0
@@ -58,17 +57,17 @@ def load_config(run_dir: Path) -> TrainConfig:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def save_agent(run_dir: Path, agent: nn.Module, config: TrainConfig, frozen: bool = False) -> None:
+def save_agent(run_dir: Path, agent: Agent, config: TrainConfig, frozen: bool = False) -> None:
     """Write all weights of the agent, online and target, as safetensors; the header says of what run they are.
 
     frozen: whether the encoder is.
     """
-    files.write_atomically(run_dir / AGENT, _weights_file(agent.state_dict(), agent, config, frozen))
+    files.write_atomically(run_dir / AGENT, _weights_file(weights.tensors(agent), agent, config, frozen))
 
 
-def save_snapshot(run_dir: Path, step: int, agent: nn.Module, config: TrainConfig, frozen: bool = False) -> None:
+def save_snapshot(run_dir: Path, step: int, agent: Agent, config: TrainConfig, frozen: bool = False) -> None:
     """Write the online network's weights as of `step`, for looking inside; otherwise as `save_agent`."""
-    online = {name: tensor for name, tensor in agent.state_dict().items() if not name.startswith("target_")}
+    online = {name: tensor for name, tensor in weights.tensors(agent).items() if not name.startswith("target_")}
     with Folder(run_dir) as run, run.inner(ANALYSIS, create=True) as folder:
         folder.write(snapshot(run_dir, step).name, _weights_file(online, agent, config, frozen))
 
@@ -87,27 +86,27 @@ def snapshots(run_dir: Path) -> list[int]:
     return steps
 
 
-def _weights_file(state: dict[str, torch.Tensor], agent: nn.Module, config: TrainConfig, frozen: bool) -> bytes:
+def _weights_file(state: dict[str, torch.Tensor], agent: Agent, config: TrainConfig, frozen: bool) -> bytes:
     about = {"agent": name_of(config.agent), "env": config.env, "scale": scale_of(agent), "settings": identity(config, frozen)}
     return weights.dump(state, HEADER, about)
 
 
-def load_agent(run_dir: Path, agent: nn.Module, config: TrainConfig) -> None:
+def load_agent(run_dir: Path, agent: Agent, config: TrainConfig) -> None:
     """Read the weights into `agent`. Raises ValueError if they are damaged or another agent's; `agent` is then unchanged."""
     try:
-        _load_weights(run_dir / AGENT, agent, config, agent.state_dict())
+        _load_weights(run_dir / AGENT, agent, config, weights.tensors(agent))
     except FileNotFoundError:
         raise ValueError(f"{run_dir} holds no agent yet: {AGENT} is written at the first evaluation") from None
 
 
-def load_snapshot(run_dir: Path, step: int, agent: nn.Module, config: TrainConfig) -> None:
+def load_snapshot(run_dir: Path, step: int, agent: Agent, config: TrainConfig) -> None:
     """Read the online weights of `step` into `agent`; otherwise as `load_agent`."""
-    online = {name: tensor for name, tensor in agent.state_dict().items() if not name.startswith("target_")}
+    online = {name: tensor for name, tensor in weights.tensors(agent).items() if not name.startswith("target_")}
     _load_weights(snapshot(run_dir, step), agent, config, online)
 
 
-def _load_weights(path: Path, agent: nn.Module, config: TrainConfig, wanted: dict[str, torch.Tensor]) -> None:
-    found, about = weights.load(path, HEADER)
+def _load_weights(path: Path, agent: Agent, config: TrainConfig, wanted: dict[str, torch.Tensor]) -> None:
+    found, about = weights.load(path, HEADER, agents=True)
     shapes, kind = {name: tensor.shape for name, tensor in wanted.items()}, name_of(config.agent)
     if about.get("agent") != kind or {name: tensor.shape for name, tensor in found.items()} != shapes:
         whose = f"a {about.get('agent', 'nameless')} agent for {about.get('env', 'no known environment')}"
@@ -329,18 +328,18 @@ def _unflatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 # ---- agents ------------------------------------------------------------------------------------------------------
 
 
-def agent_state(agent: nn.Module) -> dict[str, Any]:
-    """Weights, optimizers, counters and random state of an agent."""
+def agent_state(agent: Agent) -> dict[str, Any]:
+    """Weights, optimizers, whatever else the agent calls its state, and its random numbers."""
     return {
-        "weights": agent.state_dict(),
+        "weights": weights.tensors(agent),
+        "extra": {name: value for name, value in agent.state_dict().items() if not isinstance(value, torch.Tensor)},
         "optimizers": {name: _moments(optimizer) for name, optimizer in _optimizers(agent).items()},
-        "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
         "scale": scale_of(agent),
-        "generator": agent.generator.get_state(),  # type: ignore[operator, union-attr]
+        "generator": agent.generator.get_state(),
     }
 
 
-def not_finite(agent: nn.Module) -> str | None:
+def not_finite(agent: Agent) -> str | None:
     """The name of the first of an agent's weights or optimizers' moments that holds NaN or infinity; None if all are finite."""
     moments = {
         f"{name}'s {key} of parameter {i}": tensor
@@ -348,22 +347,26 @@ def not_finite(agent: nn.Module) -> str | None:
         for i, state in _moments(optimizer).items()
         for key, tensor in state.items()
     }
-    return next((name for name, tensor in (agent.state_dict() | moments).items() if not tensor.isfinite().all()), None)
+    return next((name for name, tensor in (weights.tensors(agent) | moments).items() if not tensor.isfinite().all()), None)
 
 
-def set_agent_state(agent: nn.Module, state: dict[str, Any]) -> None:
+def set_agent_state(agent: Agent, state: dict[str, Any]) -> None:
     """The inverse of `agent_state`, wherever the seam was then. Raises ValueError for the state of another agent."""
-    receive_all(agent, {name: torch.from_numpy(value.copy()) for name, value in state["weights"].items()})
+    saved = {name: torch.from_numpy(value.copy()) for name, value in state["weights"].items()}
+    extra = state.get("extra")
+    if extra is None:  # written before format 3 of weights
+        saved = weights.renamed(saved)
+        extra = {"_extra_state": agent.get_extra_state() | state["counters"]}
+    receive_all(agent, saved)
+    agent.load_state_dict(agent.state_dict() | extra)
     for name, optimizer in _optimizers(agent).items():
         moments = {int(i): {k: torch.from_numpy(v.copy()) for k, v in m.items()} for i, m in state["optimizers"][name].items()}
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    for name, value in state["counters"].items():
-        setattr(agent, name, value)
     set_scale(agent, state.get("scale", FIRST_SCALE))
-    agent.generator.set_state(torch.from_numpy(state["generator"].copy()))  # type: ignore[operator, union-attr]
+    agent.generator.set_state(torch.from_numpy(state["generator"].copy()))
 
 
-def _optimizers(agent: nn.Module) -> dict[str, torch.optim.Optimizer]:
+def _optimizers(agent: Agent) -> dict[str, torch.optim.Optimizer]:
     return {name: value for name, value in vars(agent).items() if isinstance(value, torch.optim.Optimizer)}
 
 

@@ -13,19 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
+from seer_rl.agents.base import Agent
 from seer_rl.replay.replay import Batch
 
-LOSSES = {"rainbow": "losses", "dqn": "temporal_difference"}  # the method to compile, by agent
 
-
-def compile_losses(agent: nn.Module, name: str) -> bool:
-    """Let PyTorch compile the losses of the agent `name` when they are first needed; whether it has any to compile.
+def compile_losses(agent: Agent) -> bool:
+    """Let PyTorch compile the agent's losses (`Agent.compiled`) when they are first needed; whether it has any to compile.
 
     That takes 10 to 30 seconds, and a few where it was done before: results are kept in the user's cache directory.
     """
-    if name not in LOSSES:
+    if agent.compiled is None:
         return False
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # PyTorch's own lies in /tmp, where others may write
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_directory())
@@ -34,8 +32,8 @@ def compile_losses(agent: nn.Module, name: str) -> bool:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # failures are the caller's to report
     # Nothing in the agent's modules changes but numbers, which are inputs: checking them all costs more than an operation.
     unguarded = torch.compiler.skip_guard_on_all_nn_modules_unsafe
-    losses = getattr(agent, LOSSES[name])
-    setattr(agent, LOSSES[name], torch.compile(losses, fullgraph=True, dynamic=False, options={"guard_filter_fn": unguarded}))
+    losses = getattr(agent, agent.compiled)
+    setattr(agent, agent.compiled, torch.compile(losses, fullgraph=True, dynamic=False, options={"guard_filter_fn": unguarded}))
     return True
 
 
@@ -53,17 +51,18 @@ def cache_directory() -> Path:
     return Path(temporary)
 
 
-def rehearse_losses(agent: nn.Module, name: str, obs: torch.Tensor, batch_size: int) -> None:
+def rehearse_losses(agent: Agent, obs: torch.Tensor, batch_size: int) -> None:
     """Compute the compiled losses of `batch_size` copies of `obs` [1, ...] and their gradients, for which they are compiled.
 
     The agent is as it was afterwards. Raises what the compiler raises.
     """
     many, ones = obs.expand(batch_size, *obs.shape[1:]).contiguous(), torch.ones(batch_size, device=obs.device)
-    losses = getattr(agent, LOSSES[name])(Batch(many, ones.long(), ones, ones, many, np.arange(batch_size), ones))
+    assert agent.compiled
+    losses = getattr(agent, agent.compiled)(Batch(many, ones.long(), ones, ones, many, np.arange(batch_size), ones))
     losses.sum().backward()
     agent.zero_grad(set_to_none=True)
 
 
-def uncompile_losses(agent: nn.Module, name: str) -> bool:
+def uncompile_losses(agent: Agent) -> bool:
     """Undo `compile_losses`; whether there was anything to undo."""
-    return name in LOSSES and agent.__dict__.pop(LOSSES[name], None) is not None
+    return agent.compiled is not None and agent.__dict__.pop(agent.compiled, None) is not None

@@ -9,26 +9,37 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tomli_w
 import tyro
 
-from seer_rl.agents.curl import CURLConfig
-from seer_rl.agents.dqn import DQNConfig
-from seer_rl.agents.drqv2 import DrQv2Config
+from seer_rl import agents, outside
+from seer_rl.agents.base import Agent, AgentConfig
 from seer_rl.agents.rainbow import RainbowConfig
-from seer_rl.agents.sac import RADConfig, SACConfig
 from seer_rl.bounds import MOST, Count, Share, Steps, Within, check_bounds
 from seer_rl.convergence import EVERY
 from seer_rl.envs import EnvConfig
-from seer_rl.replay.codec import Kind
+from seer_rl.replay.codec import Dtype
 from seer_rl.training.files import encodable
 
-AgentConfig = RainbowConfig | DQNConfig | SACConfig | RADConfig | CURLConfig | DrQv2Config
-AGENTS: dict[str, type[AgentConfig]] = {
-    "rainbow": RainbowConfig,
-    "dqn": DQNConfig,
-    "sac": SACConfig,
-    "rad": RADConfig,
-    "curl": CURLConfig,
-    "drqv2": DrQv2Config,
-}
+AGENTS: dict[str, type[Agent]] = {agent.name: agent for agent in agents.AGENTS}
+
+
+def agent_called(name: str) -> type[Agent]:
+    """Find an agent's class by the name of one of ours, or module:Class, which must have been named by the user.
+
+    Raises ValueError where there is none.
+    """
+    if not outside.is_outside(name):
+        if name not in AGENTS:
+            raise ValueError(f"there is no agent {name!r}: choose {' or '.join(AGENTS)}, or give module:Class")
+        return AGENTS[name]
+    found: type[Agent] = outside.load(name, "agent")
+    missing = [part for part in ("name", "Config", "continuous", "compiled", "sharing") if not hasattr(found, part)]
+    if missing or not issubclass(found.Config, AgentConfig):
+        why = f"has no {missing[0]}" if missing else "has a Config that is no AgentConfig"
+        raise ValueError(f"the agent {name} {why}: seer_rl/agents/base.py says what an agent needs")
+    _outside[found.Config] = name
+    return found
+
+
+_outside: dict[type[AgentConfig], str] = {}  # names of the agents from elsewhere that have been imported, by their settings
 
 
 EARLIEST = 10_000  # agent steps before an automatic freeze, where nothing else is said
@@ -86,7 +97,7 @@ class SeerConfig:
     """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
     copies: Annotated[int, Within(1, 100)] = 4
     """Embeddings stored per observation (the paper's K), each of another crop or shift. Without augmentation: one."""
-    dtype: Kind = "float32"
+    dtype: Dtype = "float32"
     """How embeddings are stored; networks get float32. uint8 and uint4 lie on a grid per dimension, made at the freeze."""
     batch_size: Annotated[int | None, Within(1, 100_000)] = None
     """Transitions per update after the freeze. None: as before it."""
@@ -307,7 +318,8 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 def name_of(agent: AgentConfig) -> str:
     """The command line's name of the agent with these settings."""
-    return next(name for name, kind in AGENTS.items() if type(agent) is kind)
+    ours = next((name for name, kind in AGENTS.items() if kind.Config is type(agent)), None)
+    return ours or _outside[type(agent)]
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -336,7 +348,7 @@ def from_toml(text: str) -> TrainConfig:
             transfer["source"] = Path(transfer["source"])
         built: dict[str, Any] = {name: _build(kind, settings.pop(name, {})) for name, kind in sections.items()}
         built["transfer"] = _build(TransferConfig, transfer)
-        built["agent"] = _build(AGENTS[agent.pop("name")], agent)
+        built["agent"] = _build(agent_called(agent.pop("name")).Config, agent)
         if "run_dir" in settings:
             built["run_dir"] = Path(settings.pop("run_dir"))
         config: TrainConfig = _build(TrainConfig, settings | built)

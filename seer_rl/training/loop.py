@@ -16,12 +16,14 @@ import gymnasium as gym
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 
 import seer_rl
 from seer_rl import envs
+from seer_rl.agents.base import Agent
 from seer_rl.agents.networks import output_shape
-from seer_rl.convergence import ENCODED, EVERY, GAMES, Watch, converged, progress
-from seer_rl.envs.subprocess import Apart, EnvironmentFailed
+from seer_rl.convergence import ENCODED, EVERY, GAMES, ConvergenceMonitor, converged, progress
+from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
 from seer_rl.replay.codec import examples
 from seer_rl.replay.replay import Unfit
 from seer_rl.seer import embedder, freeze
@@ -99,19 +101,19 @@ class Run:
         self.agent = build.make_agent(config, self.eval_env, agent_seed).to(self.device)
         if config.transfer.source and not resumed:
             build.receive(self.agent, config.transfer)
-        self.compiles = config.compile and compile_losses(self.agent, self.agent.name)
         self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)
         self.costs = build.costs(self.agent, self.eval_env, config)
+        self.compiles = config.compile and compile_losses(self.agent)
         build.require_batch(config, self.replay.capacity, envs.frames_in(self.eval_env), self.costs.batch_size[False])
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
             embeddings = self.replay.capacity_for(config.seer.dtype, self.costs.copies, z)
             build.require_batch(config, embeddings, 1, self.costs.batch_size[True])
 
-        self.watch = Watch(self.agent) if config.seer.freeze_step == "auto" else None
+        self.monitor = ConvergenceMonitor(self.agent) if config.seer.freeze_step == "auto" else None
 
         # What follows is for whoever watches: `show` gets the run itself.
-        self.env: Apart | None = None
+        self.env: SubprocessEnv | None = None
         self.step = 0
         self.frozen_at: int | None = None  # T_f, once it is past
         self.restarted = False  # the environment, after a failure
@@ -200,7 +202,7 @@ class Run:
             return
         self.env = build.start_env(config)
         self._say("a random player's games", show)
-        self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._allow)
+        self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._check_stop)
         logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
         self._say("", show)
         self.replay.start(self.env.reset(self.env_seed))
@@ -237,7 +239,7 @@ class Run:
             self._evaluate_if_due(logger, show)
             if self.step % config.checkpoint_every == 0 and not last:
                 self._save(logger, show)
-            self._allow()
+            self._check_stop()
 
     def close(self) -> None:
         """Free what the environments hold, and the run directory."""
@@ -248,7 +250,7 @@ class Run:
             self._lock.close()
             self._lock = None
 
-    def _allow(self) -> None:
+    def _check_stop(self) -> None:
         """Go on, unless someone wants the run to stop."""
         if self.stopping:
             raise Stopped
@@ -271,8 +273,8 @@ class Run:
     def _step(self, logger: Logger) -> None:
         """Act, learn while the environment steps, and store what it gave."""
         assert self.env
-        action = self.agent.act(self.replay.observation.to(self.device))
-        self.env.begin_step(action)
+        action = chosen(self.agent.act(self.replay.observation.to(self.device)))
+        self.env.step_async(action)
         due = self.step >= self.config.agent.learning_starts and self.step % self.config.agent.update_every == 0
         if due and len(self.replay) >= self.batch_size:
             if self.phases[-1].name == "fill":
@@ -280,7 +282,7 @@ class Run:
             for _ in range(self.updates_at_once):
                 self._update()
         try:
-            obs, reward, terminated, truncated, info = self.env.end_step()
+            obs, reward, terminated, truncated, info = self.env.step_wait()
             first = self.env.reset() if terminated or truncated else None
         except EnvironmentFailed as error:
             self._restart(error)
@@ -341,13 +343,13 @@ class Run:
         self._say(COMPILING, show)
         started = time.perf_counter()
         try:
-            rehearse_losses(self.agent, self.agent.name, self.replay.observation.to(self.device), self.batch_size)
+            rehearse_losses(self.agent, self.replay.observation.to(self.device), self.batch_size)
         except KeyboardInterrupt:  # how to stop a compiler
-            self._allow()
+            self._check_stop()
             raise
         except Exception as error:  # of many kinds, by the compiler
             self.compiles = False
-            uncompile_losses(self.agent, self.agent.name)
+            uncompile_losses(self.agent)
             why = str(error).strip().partition("\n")[0]
             warnings.warn(f"compiling the update failed ({why}): the run goes on without, more slowly", stacklevel=2)
         logger.log(self.step, {"charts/compile_seconds": time.perf_counter() - started}, clock=True)
@@ -356,15 +358,15 @@ class Run:
     def _freeze_is_due(self, logger: Logger) -> bool:
         """Whether T_f is now; measures what an automatic freeze depends on."""
         seer = self.config.seer
-        if not self.watch:
+        if not self.monitor:
             return self.step == seer.freeze_step
         earliest, latest = seer.between(self.config.steps)
         if self.phases[-1].name != "images" or (self.step % EVERY and self.step != latest):
             return False
-        history = self.watch.history
+        history = self.monitor.history
         if not history or history[-1].step != self.step:  # else a resumed run has it already
             scored = progress(self.scores, self.random_scores)
-            signals = asdict(self.watch.measure(self.agent, self.replay, self.step, scored))
+            signals = asdict(self.monitor.measure(self.agent, self.replay, self.step, scored))
             self._count(self.costs.freeze(ENCODED // self.costs.copies))
             logger.log(self.step, {f"seer/{name}": value for name, value in signals.items() if name != "step"})
         return converged(history, earliest, latest)
@@ -376,9 +378,9 @@ class Run:
         fitted = examples(seer.dtype, z, size, self.costs.copies)
         self._count(self.costs.freeze(size + fitted))
         started = time.perf_counter()
-        freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._allow)
+        freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self._check_stop)
         self.freeze_seconds = time.perf_counter() - started
-        self.frozen_at, self._metrics, self.watch = self.step, {}, None
+        self.frozen_at, self._metrics, self.monitor = self.step, {}, None
         if self.phases[-1].name == "images":
             self.phases.append(self._phase("embeddings"))
         logger.log(self.step, {"seer/freeze_step": self.step})
@@ -402,7 +404,7 @@ class Run:
         """Scores of the evaluation at this step. Its environment is made anew where it fails; the second failure is raised."""
         seed = (self.eval_seed + self.step) % 2**31
         try:
-            return evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self._allow)
+            return evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self._check_stop)
         except EnvironmentFailed as error:
             warnings.warn(
                 f"the evaluation's environment failed at step {self.step:,} ({error}): its games begin again", stacklevel=2
@@ -410,7 +412,7 @@ class Run:
         with contextlib.suppress(Exception):  # of many kinds, by the simulator
             self.eval_env.close()
         self.eval_env = build.make_env(self.config, training=False)
-        return evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self._allow)
+        return evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self._check_stop)
 
     def _snapshot_if_due(self) -> None:
         every = self.config.analysis.every
@@ -483,7 +485,7 @@ class Run:
             "env": env,
             "run": {name: getattr(self, name) for name in PROGRESS},
             "phases": [asdict(phase) for phase in self.phases],
-            "watch": self.watch.get_state() if self.watch else {},
+            "watch": self.monitor.get_state() if self.monitor else {},
             "losses": {name: float(value) for name, value in self._metrics.items()},
             "written": {name: np.frombuffer(data, np.uint8) for name, data in logger.written().items()},
             "versions": {module.__name__: module.__version__ for module in (seer_rl, torch, np, gym)},
@@ -510,10 +512,10 @@ class Run:
         self.saved = resumed.step
         checkpoint.set_agent_state(self.agent, state["agent"])
         if self.frozen:
-            self.watch = None
-        elif self.watch:
-            self.watch.set_state(state["watch"])
-        fn = embedder(self.agent, self.costs.copies, self._allow) if self.frozen else None
+            self.monitor = None
+        elif self.monitor:
+            self.monitor.set_state(state["watch"])
+        fn = embedder(self.agent, self.costs.copies, self._check_stop) if self.frozen else None
 
         def pieces(kind: str) -> Iterator[bytes]:
             count = sum(name.startswith(f"{kind}/") for name in resumed.blobs)
@@ -594,21 +596,29 @@ def play(
     act: Callable[[torch.Tensor], Any],
     episodes: int,
     seed: int,
-    allow: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8.
 
-    allow: called before each step; it may raise to end the games. Raises EnvironmentFailed if the environment does.
+    check_stop: called before each step; it may raise to end the games. Raises EnvironmentFailed if the environment does.
     """
     scores: list[float] = []
     obs, _ = _ask(env.reset, seed=seed)
     while len(scores) < episodes:
-        allow()
+        check_stop()
         obs, _, terminated, truncated, info = _ask(env.step, act(torch.from_numpy(obs)[None]))
         if terminated or truncated:
             scores.append(float(info["episode"]["r"]))
             obs, _ = _ask(env.reset)
     return scores
+
+
+def chosen(actions: torch.Tensor) -> int | NDArray[np.float32]:
+    """Give the only one of an agent's actions [1] or [1, A] as an environment takes it."""
+    if not actions.is_floating_point():
+        return int(actions[0])
+    action: NDArray[np.float32] = actions[0].numpy(force=True)
+    return action
 
 
 def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -620,28 +630,30 @@ def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def evaluate(
-    agent: build.Agent,
+    agent: Agent,
     env: gym.Env[Any, Any],
     episodes: int,
     seed: int,
     device: torch.device,
-    allow: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Scores of the agent in evaluation mode. Its training is not disturbed: the random numbers it then draws are the same."""
     state = agent.generator.get_state()
     agent.generator.manual_seed(seed)
     agent.eval()
     try:
-        return play(env, lambda obs: agent.act(obs.to(device)), episodes, seed, allow)
+        return play(env, lambda obs: chosen(agent.act(obs.to(device))), episodes, seed, check_stop)
     finally:
         agent.train()
         agent.generator.set_state(state)
 
 
-def random_scores(env: gym.Env[Any, Any], episodes: int, seed: int, allow: Callable[[], None] = lambda: None) -> list[float]:
+def random_scores(
+    env: gym.Env[Any, Any], episodes: int, seed: int, check_stop: Callable[[], None] = lambda: None
+) -> list[float]:
     """Scores of a player that chooses actions uniformly."""
     env.action_space.seed(seed)
-    return play(env, lambda _: env.action_space.sample(), episodes, seed, allow)
+    return play(env, lambda _: env.action_space.sample(), episodes, seed, check_stop)
 
 
 def tune_cpu() -> None:

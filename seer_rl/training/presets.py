@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from seer_rl import envs
+from seer_rl.agents.base import AgentConfig
 from seer_rl.agents.curl import CURLConfig
 from seer_rl.agents.drqv2 import DrQv2Config
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import SACConfig
 from seer_rl.envs import EnvConfig
-from seer_rl.training.config import AGENTS, AgentConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, agent_called
 
 # T_f per game: (with every step kept, with 0.07 GB). The paper's tables; it tuned them on the reported score. For RoadRunner,
 # which a later version has in PrivateEye's place, none was published: ours, as for most games.
@@ -174,6 +175,6 @@ def configure(env: str, agent: str | None = None, preset: str | None = None, tra
         settings, environment = drqv2(env)
         config = replace(choose(env, settings), environment=environment)
     else:
-        config = choose(env, AGENTS[agent]() if agent else None)
+        config = choose(env, agent_called(agent).Config() if agent else None)
     config = replace(config, compile=True)
     return replace(config, seer=replace(config.seer, freeze_step=0)) if transfer else config

@@ -24,12 +24,11 @@ from pathlib import Path
 
 import psutil
 
-from seer_rl.convergence import Watch
+from seer_rl.convergence import ConvergenceMonitor
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.text import size
 from seer_rl.training import build, checkpoint, loop
-from seer_rl.training.compile import LOSSES
-from seer_rl.training.config import ReplayConfig, TrainConfig, check, name_of
+from seer_rl.training.config import ReplayConfig, TrainConfig, agent_called, check, name_of
 from seer_rl.training.logger import Logger
 
 LOOK_EVERY = 0.02  # seconds between two looks at what a rehearsal holds
@@ -76,7 +75,7 @@ def settle(config: TrainConfig, say: Callable[[str], None], finish: Callable[[Pa
 
 def _rounded_up(n: int) -> int:
     """The least number of three digits and zeros that is not less than `n`: a promise is not rounded down where it is shown."""
-    last = 10 ** max(0, len(str(n)) - 3)
+    last: int = 10 ** max(0, len(str(n)) - 3)
     return -(-n // last) * last
 
 
@@ -164,7 +163,7 @@ def rehearsed(config: TrainConfig, limit: int, finish: Callable[[Path], None] = 
                 held = scale.held([os.getpid(), *family(process.pid)], exactly_above=limit)
                 most = max(most, held)
                 if held > limit:
-                    compiles = config.compile and name_of(config.agent) in LOSSES
+                    compiles = config.compile and agent_called(name_of(config.agent)).compiled
                     less = "--no-compile takes less" if compiles else "ask for smaller networks or batches"
                     raise ValueError(
                         f"the run takes more than {size(limit)}, however small its replay (its rehearsal was ended at "
@@ -251,7 +250,7 @@ def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None
             run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
         sides: tuple[bool, ...] = (False, True) if frozen else (False,)
         if config.seer.freeze_step == "auto":
-            Watch(run.agent).measure(run.agent, run.replay, 0)
+            ConvergenceMonitor(run.agent).measure(run.agent, run.replay, 0)
         for side in sides:
             if side:
                 run._freeze(logger)

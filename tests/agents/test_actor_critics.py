@@ -13,10 +13,11 @@ from torch import nn
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.curl import CURL, CURLConfig
 from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
-from seer_rl.agents.networks import initialize, track
+from seer_rl.agents.networks import initialize, polyak_update
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze
+from seer_rl.training.loop import chosen
 
 SHAPE, A = (3, 16, 16), 2  # the smallest image that sac-ae takes
 SMALL: dict[str, Any] = {"hidden": 32, "learning_starts": 0}
@@ -93,7 +94,7 @@ def test_sac_losses_are_the_definitions_in_float64() -> None:
         for p in target.parameters():
             p.data += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     agent.generator.manual_seed(7)
-    actor_z, critic_z = agent.embed(agent.lower, agent.upper, agent.view(b.obs))
+    actor_z, critic_z = agent.embed(agent.encoder, agent.view(b.obs))
     difference = agent.temporal_difference(critic_z, b)
     actor_loss, log_p = agent.actor_loss(actor_z, critic_z.detach())
     temperature_loss = agent.temperature_loss(log_p)
@@ -130,10 +131,10 @@ def test_who_trains_what() -> None:
     agent.actor_optimizer.step = lambda *_: None  # type: ignore[method-assign]
     agent.update(b)
     moved = {name for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
-    assert not any(name.startswith(("actor", "lower.embedding.actor")) for name in moved)
+    assert not any(name.startswith(("actor", "encoder.embedding.actor")) for name in moved)
     assert {
-        "lower.conv1.weight",
-        "lower.embedding.critic.fc1.weight",
+        "encoder.conv1.weight",
+        "encoder.embedding.critic.fc1.weight",
         "critic.q1.hidden.fc2.weight",
         "log_temperature",
     } <= moved
@@ -143,8 +144,8 @@ def test_who_trains_what() -> None:
     agent.critic_optimizer.step = lambda *_: None  # type: ignore[method-assign]
     agent.update(b)
     moved = {name for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
-    assert {"actor.hidden.fc2.weight", "lower.embedding.actor.fc1.weight"} <= moved
-    assert not any(name.startswith(("critic", "lower.conv", "lower.embedding.critic")) for name in moved)
+    assert {"actor.hidden.fc2.weight", "encoder.embedding.actor.fc1.weight"} <= moved
+    assert not any(name.startswith(("critic", "encoder.conv", "encoder.embedding.critic")) for name in moved)
 
 
 def test_targets_follow_at_their_pace_every_second_update() -> None:
@@ -155,13 +156,13 @@ def test_targets_follow_at_their_pace_every_second_update() -> None:
     )
     agent.update(batch(seed=1))
     assert not torch.equal(online, target)
-    conv, target_conv = agent.get_parameter("lower.conv2.weight"), agent.get_parameter("target_lower.conv2.weight")
+    conv, target_conv = agent.get_parameter("encoder.conv2.weight"), agent.get_parameter("target_encoder.conv2.weight")
     old, old_conv = target.clone(), target_conv.clone()
     agent.update(batch(seed=2))
     torch.testing.assert_close(target, old * 0.99 + online * 0.01)
     torch.testing.assert_close(target_conv, old_conv * 0.95 + conv * 0.05)
     module, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    track(module, other, 1.0)
+    polyak_update(module, other, 1.0)
     assert torch.equal(module.weight, other.weight)
 
 
@@ -196,7 +197,7 @@ def test_curl_tells_images_apart_with_practice_and_moves_only_encoder_and_simila
     assert losses[-1] < 0.7 * losses[0]
     trained = {id(p) for group in agent.contrastive_optimizer.param_groups for p in group["params"]}
     names = {name for name, p in agent.named_parameters() if id(p) in trained}
-    assert all(name == "similarity" or name.startswith("lower") for name in names)
+    assert all(name == "similarity" or name.startswith("encoder") for name in names)
     assert not any("embedding.actor" in name for name in names)
 
 
@@ -226,7 +227,7 @@ def test_drqv2_losses_are_the_definitions_in_float64() -> None:
     # The properties put the modules into a Sequential: name them as embed_by_hand does.
     online, target = nn.Module(), nn.Module()
     for module, embedding in ((online, agent.embedding), (target, agent.target_embedding)):
-        for name, child in agent.convolutions.named_children():
+        for name, child in agent.encoder.lower.named_children():
             module.add_module(name, child)
         module.add_module("embedding", embedding)
     actor_next = embed_by_hand(online, b.next_obs, -0.5)[0].tanh()
@@ -249,7 +250,7 @@ def test_curls_encoder_is_stepped_by_two_adams() -> None:
     agent.update(images)
     RAD.update(other, images)
     loss = other.contrastive_loss(other.augment(images.obs), other.augment(images.obs))
-    names = [name for name, p in other.named_parameters() if name.startswith("lower") and "embedding.actor" not in name]
+    names = [name for name, p in other.named_parameters() if name.startswith("encoder") and "embedding.actor" not in name]
     parameters = [other.get_parameter(name) for name in names]
     gradients = torch.autograd.grad(loss, [*parameters, other.similarity])
     rate = other.config.learning_rate
@@ -290,7 +291,7 @@ def test_the_actor_learns_from_embeddings_as_the_critics_step_left_them(monkeypa
     torch.manual_seed(0)
     drq = DrQv2(DrQv2Config(shift=0, learning_rate=1e-3, **SMALL), SHAPE, A)
     mixed = nn.Module()
-    for name, child in copy.deepcopy(drq.convolutions).named_children():
+    for name, child in copy.deepcopy(drq.encoder.lower).named_children():
         mixed.add_module(name, child)  # as they are before the update
     mixed.add_module("embedding", drq.embedding)
     before = embed_by_hand(mixed, b.obs, -0.5)
@@ -311,9 +312,9 @@ def test_the_actor_learns_from_embeddings_as_the_critics_step_left_them(monkeypa
 def test_drqv2_begins_with_convolutions_that_are_orthogonal_over_the_whole_kernel() -> None:
     agent = DrQv2(DrQv2Config(), (9, 84, 84), A)
     for i in (1, 2, 3, 4):
-        rows = agent.get_parameter(f"convolutions.conv{i}.weight").detach().double().flatten(1)  # [32, inputs * 9]
+        rows = agent.get_parameter(f"encoder.conv{i}.weight").detach().double().flatten(1)  # [32, inputs * 9]
         torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(32, dtype=torch.float64), atol=1e-5, rtol=0)  # gain sqrt 2
-    assert agent.get_parameter("convolutions.conv1.weight").std().item() == pytest.approx(math.sqrt(2 / 81), rel=0.03)
+    assert agent.get_parameter("encoder.conv1.weight").std().item() == pytest.approx(math.sqrt(2 / 81), rel=0.03)
     linear = agent.get_parameter("actor.hidden.fc2.weight").detach().double()
     torch.testing.assert_close(linear.T @ linear, torch.eye(50, dtype=torch.float64), atol=1e-5, rtol=0)
 
@@ -384,7 +385,7 @@ def test_a_time_limit_is_not_the_end_of_value(name: str, frozen: bool) -> None:
     b = replay.sample(100)
     with torch.no_grad():
         if isinstance(agent, SAC):
-            z = agent.embed(agent.lower, agent.upper, b.obs)[1]
+            z = agent.embed(agent.encoder, b.obs)[1]
         else:
             z = agent.embed(agent.embedding, agent.features(b.obs), agent.stored(b.obs))[1]
         q = agent.critic(z, b.action)
@@ -435,7 +436,8 @@ def test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway(name: str) -> Non
     for step in range(2400):
         if step == 1200:
             freeze(agent, replay)
-        action = agent.act(replay.observation)
+        action = chosen(agent.act(replay.observation))
+        assert isinstance(action, np.ndarray)
         obs, reward, truncated = env.step(action)
         replay.add(action, reward, False, truncated, obs)
         if truncated:
@@ -443,7 +445,7 @@ def test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway(name: str) -> Non
         if step >= 200:
             agent.update(replay.sample(64))
     agent.eval()
-    assert mean_return(Reach(seed=9), lambda obs: agent.act(torch.from_numpy(obs)[None])) > 7.0
+    assert mean_return(Reach(seed=9), lambda obs: agent.act(torch.from_numpy(obs)[None])[0].numpy()) > 7.0
     rng = np.random.default_rng(0)
     assert mean_return(Reach(seed=9), lambda _: rng.uniform(-1, 1, 1)) < 4.0  # what knows nothing gets
     best = mean_return(Reach(seed=9), None)

@@ -51,11 +51,11 @@ def test_rainbow_loss_is_the_definition() -> None:
         losses = agent.losses(b)
         for i in range(8):
             obs, next_obs = b.obs[i : i + 1], b.next_obs[i : i + 1]
-            online = agent.upper(agent.lower(next_obs))[0].double().softmax(-1)
+            online = agent.head(agent.encoder(next_obs))[0].double().softmax(-1)
             best = max(range(ACTIONS), key=lambda a: float(online[a] @ agent.support.double()))
-            target = agent.target_upper(agent.target_lower(next_obs))[0, best].double().softmax(-1)
+            target = agent.target_head(agent.target_encoder(next_obs))[0, best].double().softmax(-1)
             m = project(target[None], b.reward[i : i + 1].double(), b.discount[i : i + 1].double(), agent.support.double())[0]
-            log_p = agent.upper(agent.lower(obs))[0, b.action[i]].double().log_softmax(-1)
+            log_p = agent.head(agent.encoder(obs))[0, b.action[i]].double().log_softmax(-1)
             assert losses[i].item() == pytest.approx(-float(m @ log_p), rel=1e-4)
 
 
@@ -64,8 +64,8 @@ def test_dqn_difference_is_the_definition() -> None:
     agent, b = DQN(DQNConfig(), SHAPE, ACTIONS), batch()
     with torch.no_grad():
         found = agent.temporal_difference(b)
-        q = agent.upper(agent.lower(b.obs))
-        best = agent.target_upper(agent.target_lower(b.next_obs)).max(dim=1).values
+        q = agent.head(agent.encoder(b.obs))
+        best = agent.target_head(agent.target_encoder(b.next_obs)).max(dim=1).values
     for i in range(8):
         expected = q[i, b.action[i]] - b.reward[i] - b.discount[i] * best[i]
         assert found[i].item() == pytest.approx(expected.item(), abs=1e-5)
@@ -117,10 +117,10 @@ def test_rainbows_target_is_copied_at_multiples_of_agent_steps(
     for step in range(1, 41):
         agent.act(b.obs[:1])
         if step >= learning_starts and step % update_every == 0:
-            before = agent.target_upper.state_dict()["head.advantage.fc2.weight"].clone()
+            before = agent.target_head.state_dict()["advantage.fc2.weight"].clone()
             for _ in range(updates):
                 agent.update(b)
-            if not torch.equal(before, agent.target_upper.state_dict()["head.advantage.fc2.weight"]):
+            if not torch.equal(before, agent.target_head.state_dict()["advantage.fc2.weight"]):
                 found.add(step)
     assert found == expected
 
@@ -129,9 +129,9 @@ def test_rainbow_begins_at_random_if_asked_to() -> None:
     torch.manual_seed(0)
     obs = batch(1).obs
     agent = Rainbow(RainbowConfig(random_steps=600, noise_std=0), SHAPE, ACTIONS)
-    counts = np.bincount([agent.act(obs) for _ in range(600)], minlength=ACTIONS)
+    counts = np.bincount([int(agent.act(obs)) for _ in range(600)], minlength=ACTIONS)
     assert counts.min() > 0.6 * 600 / ACTIONS  # by chance: once in more than a million
-    assert len({agent.act(obs) for _ in range(50)}) == 1
+    assert len({int(agent.act(obs)) for _ in range(50)}) == 1
     plain, other = (Rainbow(RainbowConfig(), SHAPE, ACTIONS) for _ in range(2))  # without, nothing else is drawn
     plain.act(obs)
     draw_noise(other.noisy, other.generator)
@@ -142,9 +142,9 @@ def test_acting_is_greedy_with_noise_in_training_and_without_in_evaluation() -> 
     torch.manual_seed(0)
     agent = Rainbow(RainbowConfig(eval_epsilon=0.0, noise_std=5.0), SHAPE, ACTIONS)
     obs = batch(1).obs
-    assert len({agent.act(obs) for _ in range(50)}) > 1
+    assert len({int(agent.act(obs)) for _ in range(50)}) > 1
     agent.eval()
-    assert len({agent.act(obs) for _ in range(50)}) == 1
+    assert len({int(agent.act(obs)) for _ in range(50)}) == 1
 
 
 def test_dqn_explores_less_and_less() -> None:

@@ -1,5 +1,6 @@
 """Operations against the paper's tables, a brute-force loop and PyTorch's own counter on real passes."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -8,27 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from seer_rl.agents.base import Agent
 from seer_rl.agents.curl import CURL, CURLConfig
 from seer_rl.agents.dqn import DQN, DQNConfig
 from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
-from seer_rl.agents.flops import Costs, layers
+from seer_rl.agents.flops import Costs, layers, measure
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze
-from seer_rl.training.build import Agent
 
 SHAPE = (4, 84, 84)
 
 
-def costs(agent: Agent, copies: int = 1, views: int = 1) -> Costs:
-    return Costs(agent.parts(True), agent.parts(False), (agent.config.batch_size,) * 2, copies, views)
+def costs(agent: Agent, copies: int = 1, views: int = 1, shape: tuple[int, ...] | None = None) -> Costs:
+    return measure(agent, shape or agent.obs_shape, (agent.config.batch_size,) * 2, copies, views)
 
 
-def table(c: Costs) -> dict[str, int]:
-    return {plain(layer.name): layer.multiply_adds for part in c.images for layer in part.layers}
+def table(*modules: tuple[nn.Module, tuple[int, ...], torch.dtype]) -> dict[str, int]:
+    return {plain(layer.name): layer.multiply_adds for module in modules for layer in layers(*module)}
 
 
 def plain(name: str) -> str:
@@ -37,19 +39,21 @@ def plain(name: str) -> str:
 
 def test_the_papers_atari_table() -> None:
     for actions in (3, 9, 18):
-        c = costs(Rainbow(RainbowConfig(), SHAPE, actions))
-        assert table(c) == {
+        agent = Rainbow(RainbowConfig(), SHAPE, actions)
+        c = costs(agent)
+        assert table((agent.encoder, SHAPE, torch.uint8), (agent.head, (576,), torch.float32)) == {
             "conv1": 819_200, "conv2": 460_800,
-            "head.value.fc1": 147_456, "head.value.fc2": 13_056,
-            "head.advantage.fc1": 147_456, "head.advantage.fc2": 13_056 * actions,
+            "value.fc1": 147_456, "value.fc2": 13_056,
+            "advantage.fc1": 147_456, "advantage.fc2": 13_056 * actions,
         }  # fmt: skip
         assert c.E == c.EKN == 1_280_000
 
 
 def test_the_papers_deepmind_control_table() -> None:
     agent = CURL(CURLConfig(), (9, 100, 100), 1)
-    c = costs(agent, copies=4, views=5)
-    counted = table(c) | {"actor." + plain(layer.name): layer.multiply_adds for layer in layers(agent.actor, (50,))}
+    c = costs(agent, 4, 5, (9, 100, 100))
+    counted = table((agent.encoder, agent.obs_shape, torch.uint8), (agent.critic.q1, (51,), torch.float32))
+    counted |= {"actor." + plain(layer.name): layer.multiply_adds for layer in layers(agent.actor, (50,))}
     biases = {"fc2": 1024, "fc3": 1024, "fc4": 1, "actor.fc2": 1024, "actor.fc3": 1024, "actor.fc4": 2}
     published = {
         "conv1": "4.36e+06", "conv2": "1.40e+07", "conv3": "1.26e+07", "conv4": "1.13e+07",
@@ -76,7 +80,7 @@ def test_the_papers_deepmind_control_table() -> None:
 
 def test_the_papers_formulas_and_where_45_trillion_lie() -> None:
     c = costs(Rainbow(RainbowConfig(), SHAPE, 18))
-    M = sum(part.multiply_adds for part in c.embeddings)
+    M = 2 * (576 * 256 + 256 * 51) + 17 * 256 * 51
     assert c.update(frozen=False)[0] == 32 * 3 * (c.E + M) + 2 * 32 * 1 * (c.E + M)
     assert c.update(frozen=True)[0] + c.act(frozen=True)[0] == 32 * 3 * M + 2 * 32 * 1 * M + c.E
     assert c.freeze(50_000)[0] == c.E * 50_000
@@ -90,7 +94,7 @@ def test_the_papers_formulas_and_where_45_trillion_lie() -> None:
 @pytest.mark.parametrize("frozen", [1, 2, 3, 4])
 def test_frozen_layers_by_the_papers_formula(frozen: int) -> None:
     """Figure 9: with layers up to one frozen, b F M + 2 b B M + E K N a step, E those layers and M what is above them."""
-    c = costs(CURL(CURLConfig(), (9, 100, 100), 1, frozen), 4, 5)
+    c = costs(CURL(CURLConfig(), (9, 100, 100), 1, frozen), 4, 5, (9, 100, 100))
     convolutions, fc1 = [4_357_152, 14_017_536, 12_616_704, 11_289_600], 1_960_000  # of table 2
     E, rest = sum(convolutions[:frozen]), sum(convolutions[frozen:])
     q, pi = 51 * 1024 + 1024**2 + 1024, 50 * 1024 + 1024**2 + 2 * 1024
@@ -132,8 +136,16 @@ def test_true_operations_are_pytorchs_own_count(kind: str, seam: int | None) -> 
         agent.acts = agent.config.epsilon_steps  # greedy from now on
     b, length = agent.config.batch_size, 50
     augments, continuous = kind in ("rad", "curl", "curl, impala", "drqv2"), not isinstance(agent, Rainbow | DQN)
-    c = costs(agent, *((4, 5) if augments else (1, 1)))
     shape = (9, 100, 100) if kind in ("rad", "curl", "curl, impala") else agent.obs_shape
+    before = copy.deepcopy(agent.state_dict()), agent.generator.get_state(), torch.get_rng_state()
+    c = costs(agent, *((4, 5) if augments else (1, 1)), shape)
+    after = agent.state_dict(), agent.generator.get_state(), torch.get_rng_state()
+    assert before[0].keys() == after[0].keys()  # and nothing of the agent's, or anyone's randomness, was touched
+    assert all(
+        torch.equal(x, after[0][name]) if isinstance(x, torch.Tensor) else x == after[0][name] for name, x in before[0].items()
+    )
+    assert torch.equal(before[1], after[1])
+    assert torch.equal(before[2], after[2])
     action: tuple[Any, Any] = ((2,), np.float32) if continuous else ((), np.uint8)
     replay = Replay(shape, *action, capacity=600, stack=3 if continuous else 4, n_step=agent.config.n_step)
     obs = np.zeros(shape, np.uint8)

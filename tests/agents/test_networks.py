@@ -54,14 +54,17 @@ def test_encoders_have_the_papers_sizes_wherever_they_are_cut(name: str, feature
     image = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     for cut in range(1, convolutions + 1):
         torch.manual_seed(0)
-        lower, upper = encoder(name, (4, 84, 84), cut)
-        z = upper(lower(image))
+        parts = encoder(name, (4, 84, 84), cut)
+        z = parts.upper(parts.lower(image))
         assert z.shape == (2, features)
         assert (z >= 0).all()
-        assert sum(isinstance(m, torch.nn.Conv2d) for m in lower) == cut
+        assert sum(isinstance(m, torch.nn.Conv2d) for m in parts.lower) == cut
         torch.manual_seed(0)
-        whole, nothing = encoder(name, (4, 84, 84))
-        assert len(nothing) == 0
+        whole = encoder(name, (4, 84, 84))
+        assert len(whole.upper) == 0
+        assert whole.state_dict().keys() == parts.state_dict().keys()  # the seam has no part in names
+        assert torch.equal(parts(image), z)
+        assert torch.equal(parts(parts.lower(image)), z)
         assert output_shape(whole, (4, 84, 84), torch.uint8) == (features,)
         assert torch.equal(whole(image), z)
 

@@ -14,19 +14,19 @@ import pytest
 
 from seer_rl import envs
 from seer_rl.envs import EnvConfig
-from seer_rl.envs.subprocess import Apart, EnvironmentFailed
+from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
 
 NAMES = {"atari/pong": EnvConfig(), "dmc/cartpole-swingup": EnvConfig(size=24, fast_render=True)}
 
 
 @pytest.fixture(params=NAMES)
-def apart(request: pytest.FixtureRequest) -> Iterator[Apart]:
-    with closing(Apart(request.param, NAMES[request.param])) as env:
+def apart(request: pytest.FixtureRequest) -> Iterator[SubprocessEnv]:
+    with closing(SubprocessEnv(request.param, NAMES[request.param])) as env:
         env.name = request.param  # type: ignore[attr-defined]
         yield env
 
 
-def test_it_is_the_same_environment(apart: Apart) -> None:
+def test_it_is_the_same_environment(apart: SubprocessEnv) -> None:
     name = apart.name  # type: ignore[attr-defined]
     env = envs.make(name, True, NAMES[name])
     env.action_space.seed(0)
@@ -34,9 +34,9 @@ def test_it_is_the_same_environment(apart: Apart) -> None:
     ends = 0
     for step in range(300):
         action = env.action_space.sample()
-        apart.begin_step(action)
+        apart.step_async(action)
         obs, *expected = env.step(action)
-        found, *others = apart.end_step()
+        found, *others = apart.step_wait()
         assert np.array_equal(found, obs)
         assert others == expected
         if expected[1] or expected[2]:
@@ -49,7 +49,7 @@ def test_it_is_the_same_environment(apart: Apart) -> None:
     env.close()
 
 
-def test_what_befalls_it_is_told(apart: Apart) -> None:
+def test_what_befalls_it_is_told(apart: SubprocessEnv) -> None:
     apart.reset(seed=0)
     apart.patience = 0.3
     os.kill(apart.pid, signal.SIGSTOP)
@@ -60,14 +60,14 @@ def test_what_befalls_it_is_told(apart: Apart) -> None:
         apart.get_state()
 
 
-def test_its_errors_are_told(apart: Apart) -> None:
+def test_its_errors_are_told(apart: SubprocessEnv) -> None:
     apart.reset(seed=0)
-    apart.begin_step("no action")
+    apart.step_async("no action")
     with pytest.raises(EnvironmentFailed, match="Error"):
-        apart.end_step()
+        apart.step_wait()
 
 
-def test_its_death_is_told(apart: Apart) -> None:
+def test_its_death_is_told(apart: SubprocessEnv) -> None:
     os.kill(apart.pid, signal.SIGKILL)
     with pytest.raises(EnvironmentFailed, match="its process ended with code -9"):
         apart.reset()
@@ -75,8 +75,8 @@ def test_its_death_is_told(apart: Apart) -> None:
 
 def test_it_is_not_meant_by_signals_and_ends_with_its_run() -> None:
     code = (
-        "import os, time; from seer_rl.envs import EnvConfig; from seer_rl.envs.subprocess import Apart; "
-        "env = Apart('atari/pong', EnvConfig()); env.reset(seed=0); print(env.pid, flush=True); time.sleep(60)"
+        "import os, time; from seer_rl.envs import EnvConfig; from seer_rl.envs.subprocess import SubprocessEnv; "
+        "env = SubprocessEnv('atari/pong', EnvConfig()); env.reset(seed=0); print(env.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout

@@ -21,7 +21,7 @@ from seer_rl.training.config import AGENTS, EvalConfig, TrainConfig
 def test_the_file_acts_like_the_agent(kind: str, env: str, tmp_path: Path) -> None:
     """At 1,000 observations: the same actions, and outputs within 1e-4."""
     settings = EnvConfig(fast_render=True) if env.startswith("dmc") else EnvConfig()
-    config = TrainConfig(env, agent=AGENTS[kind](), environment=settings)
+    config = TrainConfig(env, agent=AGENTS[kind].Config(), environment=settings)
     torch.manual_seed(0)
     built = build.make_env(config, training=False)
     agent = build.make_agent(config, built, seed=0)

@@ -14,6 +14,7 @@ from seer_rl.experiments import inspect
 from seer_rl.experiments.activations import svcca
 from seer_rl.experiments.paper import figures
 from seer_rl.training import build, checkpoint
+from seer_rl.training.weights import tensors
 
 SETTINGS = "--agent.learning-starts 60 --agent.batch-size 8 --eval.episodes 1 --no-compile --analysis.every 100"
 RUNS = {
@@ -43,13 +44,13 @@ def test_snapshots_are_the_weights_of_their_step(run: Path) -> None:
     assert steps == list(range(0, config.steps + 1, 100))
     agent, env = build.trained(run, config)
     env.close()
-    last = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    last = {name: tensor.clone() for name, tensor in tensors(agent).items()}
     checkpoint.load_snapshot(run, steps[0], agent, config)
-    changed = {name for name, tensor in agent.state_dict().items() if not torch.equal(last[name], tensor)}
+    changed = {name for name, tensor in tensors(agent).items() if not torch.equal(last[name], tensor)}
     assert any("conv1" in name for name in changed)
     assert not any(name.startswith("target_") for name in changed)
     checkpoint.load_snapshot(run, steps[-1], agent, config)
-    assert all(torch.equal(last[name], tensor) for name, tensor in agent.state_dict().items())
+    assert all(torch.equal(last[name], tensor) for name, tensor in tensors(agent).items())
     assert checkpoint.snapshot(run, 0).stat().st_size < (run / checkpoint.AGENT).stat().st_size
 
 
@@ -93,17 +94,17 @@ def test_similarity(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert {layer for _, layer in rows} == {
             "conv1",
             "conv2",
-            *(f"{s}.fc{i}" for s in ("value", "advantage") for i in (1, 2)),
+            *(f"head.{s}.{layer}" for s in ("value", "advantage") for layer in ("hidden.fc1", "fc2")),
         }
         for layer in ("conv1", "conv2"):
             assert float(rows[200, layer]["cka"]) == pytest.approx(1, abs=1e-9)  # frozen at 100
             assert float(rows[200, layer]["svcca"]) == pytest.approx(1, abs=1e-9)
             assert float(rows[100, layer]["cka"]) < 1 - 1e-6
-        layer, step = "value.fc1", 300
+        layer, step = "head.value.hidden.fc1", 300
     else:
         names = {layer for _, layer in rows}
-        assert {"conv1", "conv4", "actor.fc1", "critic.fc1", "actor.fc4", "critic.q1.fc2", "critic.q2.fc4"} <= names
-        layer, step = "critic.fc1", 200
+        assert {"conv1", "conv4", "embedding.actor.fc1", "actor.fc4", "critic.q1.hidden.fc2", "critic.q2.fc4"} <= names
+        layer, step = "embedding.critic.fc1", 200
     now = inspect.activations(inspect.at(run, step, agent, config), obs)[layer]
     before = inspect.activations(inspect.at(run, step - 100, agent, config), obs)[layer]
     # Computed a hundred at a time, in another order.

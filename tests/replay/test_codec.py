@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seer_rl.replay.codec import BITS, EXAMPLES, KINDS, NARROWEST, Codec, Kind, examples, grid, layout
+from seer_rl.replay.codec import BITS, DTYPES, EXAMPLES, NARROWEST, Codec, Dtype, examples, grid, layout
 from seer_rl.replay.replay import Replay
 
-INTEGERS: tuple[Kind, ...] = ("uint8", "uint4")
+INTEGERS: tuple[Dtype, ...] = ("uint8", "uint4")
 
 
 def sample(shape: tuple[int, ...], seed: int, one_sided: bool, scale: float = 1.0) -> torch.Tensor:
@@ -25,7 +25,7 @@ def sample(shape: tuple[int, ...], seed: int, one_sided: bool, scale: float = 1.
     scale=st.floats(1e-3, 1e3), maps=st.booleans(),
 )  # fmt: skip
 def test_what_lies_in_the_grid_comes_back_within_half_a_step(
-    kind: Kind, one_sided: bool, seed: int, length: int, scale: float, maps: bool
+    kind: Dtype, one_sided: bool, seed: int, length: int, scale: float, maps: bool
 ) -> None:
     shape = (length, 3, 2) if maps else (length,)
     z = sample((300, *shape), seed, one_sided, scale)
@@ -66,7 +66,7 @@ def test_packing_of_four_bits_is_exact(length: int) -> None:
 
 
 @pytest.mark.parametrize("kind", INTEGERS)
-def test_saturation(kind: Kind) -> None:
+def test_saturation(kind: Dtype) -> None:
     codec = Codec(kind, (2,), (torch.tensor([0.0, -1.0]), torch.tensor([0.5, 0.25])))
     z = torch.tensor([[-3.0, 1e9], [torch.inf, -torch.inf], [0.2, -1.1], [0.5, -0.6]])
     back = codec.decode(codec.encode(z))
@@ -104,8 +104,8 @@ def test_the_ends_of_a_grid_are_quantiles() -> None:
     assert float(low + 15 * step) == pytest.approx(float(ordered[round(1999 * 0.995)]), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_state(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DTYPES)
+def test_state(kind: Dtype) -> None:
     z = sample((100, 7), 4, one_sided=False, scale=3)
     codec = Codec.fit(kind, z)
     stored = codec.encode(10 * z)
@@ -134,9 +134,9 @@ def test_examples_are_bounded() -> None:
     assert examples("uint8", (32, 41, 41), 50_000, 4) * 4 * 32 * 41 * 41 * 4 <= 64_000_000
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize("copies", [1, 3])
-def test_a_replay_that_stores_them(kind: Kind, copies: int) -> None:
+def test_a_replay_that_stores_them(kind: Dtype, copies: int) -> None:
     """Its batches are what a codec makes of the function's results, before and after the rewrite, whole capacity gained."""
     shape, stack, obs_shape = (5,), 2, (2, 6, 6)
     replay = Replay(obs_shape, (), "u1", memory=20_000, stack=stack, seed=1)

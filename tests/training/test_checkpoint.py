@@ -26,7 +26,7 @@ from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import SACConfig
 from seer_rl.commands.main import main
 from seer_rl.envs import EnvConfig
-from seer_rl.envs.subprocess import Apart, EnvironmentFailed
+from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
 from seer_rl.training.files import Folder
@@ -351,8 +351,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(loop.Fault, match=r"losses/loss is nan at step 80; the checkpoint of step 50 in .* is from before it"):
         run.train(break_down)
     assert checkpoint.newest(tmp_path / "run") == 50
-    run, step = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), Apart.end_step
-    monkeypatch.setattr(Apart, "end_step", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
+    run, step = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), SubprocessEnv.step_wait
+    monkeypatch.setattr(SubprocessEnv, "step_wait", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
     with pytest.raises(loop.Fault, match="the reward is inf, which is no finite float32, at step 1; there is no checkpoint"):
         run.train()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seer_rl.agents.dqn import DQN, DQNConfig
-from seer_rl.agents.networks import Mixed
+from seer_rl.agents.networks import AutocastSequential
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import SAC, SACConfig
 from seer_rl.replay.replay import Batch
@@ -52,7 +52,7 @@ def test_compiled_updates_are_the_same(kind: str, features: int) -> None:
             agents.append(Rainbow(RainbowConfig(hidden=16, target_every=2), (4, 84, 84), 6))
         else:
             agents.append(DQN(DQNConfig(hidden=16, target_every=2, encoder="data-efficient"), (4, 84, 84), 6))
-    assert compile_losses(agents[1], kind)
+    assert compile_losses(agents[1])
     for images in (True, False):
         example = batch(images, features)
         errors = []
@@ -64,12 +64,12 @@ def test_compiled_updates_are_the_same(kind: str, features: int) -> None:
         assert torch.allclose(errors[0], errors[1], atol=1e-5)
         for a, b in zip(agents[0].parameters(), agents[1].parameters(), strict=True):
             assert torch.allclose(a, b, atol=5e-5)
-    assert uncompile_losses(agents[1], kind)
-    assert not uncompile_losses(agents[1], kind)
+    assert uncompile_losses(agents[1])
+    assert not uncompile_losses(agents[1])
 
 
 def test_agents_without_small_losses_are_left_alone() -> None:
-    assert not compile_losses(SAC(SACConfig(hidden=8), (9, 84, 84), 1), "sac")
+    assert not compile_losses(SAC(SACConfig(hidden=8), (9, 84, 84), 1))
 
 
 def test_a_compiled_run_tells_what_compiling_took(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_compiled_run_tells_what_compiling_took(tmp_path: Path) -> None:
     assert "compiling the update" in said
     clock = (tmp_path / "run" / "clock.csv").read_text("utf-8")
     assert clock.count("charts/compile_seconds") == 2  # on images, on embeddings
-    mixed = [module for module in run.agent.modules() if isinstance(module, Mixed)]
+    mixed = [module for module in run.agent.modules() if isinstance(module, AutocastSequential)]
     assert {module.precision for module in mixed} == {torch.bfloat16}
     assert {p.dtype for p in run.agent.parameters()} == {torch.float32}
 

@@ -27,7 +27,15 @@ from seer_rl.training.config import (
     to_toml,
 )
 
-SECTIONS = (TrainConfig, EnvConfig, SeerConfig, ReplayConfig, EvalConfig, AnalysisConfig, *AGENTS.values())
+SECTIONS = (
+    TrainConfig,
+    EnvConfig,
+    SeerConfig,
+    ReplayConfig,
+    EvalConfig,
+    AnalysisConfig,
+    *(agent.Config for agent in AGENTS.values()),
+)
 
 
 def numbers(hint: Any) -> bool:
@@ -45,8 +53,8 @@ def test_every_number_has_bounds(section: type[Any]) -> None:
 
 def test_the_defaults_of_every_agent_are_within_them() -> None:
     for name, kind in AGENTS.items():
-        check(TrainConfig("atari/pong", agent=kind()))
-        assert from_toml(to_toml(TrainConfig("atari/pong", agent=kind()))).agent == kind(), name
+        check(TrainConfig("atari/pong", agent=kind.Config()))
+        assert from_toml(to_toml(TrainConfig("atari/pong", agent=kind.Config()))).agent == kind.Config(), name
 
 
 def run(run_dir: Path, agent: Any, steps: int, **settings: Any) -> loop.Run:

@@ -27,7 +27,7 @@ from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RADConfig, SACConfig
 from seer_rl.commands.main import main
 from seer_rl.envs import EnvConfig
-from seer_rl.envs.subprocess import Apart
+from seer_rl.envs.subprocess import SubprocessEnv
 from seer_rl.training import build, checkpoint, loop, rundir, weights
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, to_toml
 from tests import damage
@@ -334,7 +334,7 @@ def test_the_seam_may_move_until_the_freeze(config: TrainConfig, tmp_path: Path)
     moved.train()
     straight = loop.Run(dataclasses.replace(config, run_dir=tmp_path / "straight"))
     straight.train()
-    ours, theirs = moved.agent.state_dict(), straight.agent.state_dict()
+    ours, theirs = weights.tensors(moved.agent), weights.tensors(straight.agent)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -457,7 +457,7 @@ def test_results_that_are_not_those_of_the_end_are_refused(name: str, done: Path
         config = checkpoint.load_config(done)
         agent, env = build.trained(done, config)
         env.close()
-        agent.load_state_dict({key: value + 1 for key, value in agent.state_dict().items()})
+        agent.load_state_dict(agent.state_dict() | {key: value + 1 for key, value in weights.tensors(agent).items()})
         checkpoint.save_agent(done, agent, config)
     command = ["plot", str(done), "--output", str(done / "x.png")] if name == "metrics.csv" else ["eval", str(done)]
     assert main(command) == 2
@@ -583,13 +583,13 @@ def test_what_the_replay_cannot_hold_ends_the_run_in_a_sentence(
     given: tuple[Any, float], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = loop.Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run"))
-    step = Apart.end_step
+    step = SubprocessEnv.step_wait
 
-    def odd(env: Apart) -> Any:
+    def odd(env: SubprocessEnv) -> Any:
         obs, reward, *rest = step(env)
         return (obs, reward, *rest) if run.step < 35 else (obs if given[0] is None else given[0], given[1], *rest)
 
-    monkeypatch.setattr(Apart, "end_step", odd)
+    monkeypatch.setattr(SubprocessEnv, "step_wait", odd)
     with pytest.raises(loop.Fault) as fault:
         run.train()
     assert words in str(fault.value)

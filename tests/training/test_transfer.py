@@ -14,9 +14,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from seer_rl import outside
+from seer_rl.agents.base import Agent
 from seer_rl.agents.curl import CURL, CURLConfig
 from seer_rl.agents.dqn import DQN, DQNConfig
 from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
+from seer_rl.agents.flops import layers
 from seer_rl.agents.networks import set_scale
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, RADConfig, SACConfig
@@ -25,9 +28,10 @@ from seer_rl.envs import EnvConfig
 from seer_rl.training import build, checkpoint, loop, transfer
 from seer_rl.training.config import SeerConfig, TrainConfig, TransferConfig
 from seer_rl.training.logger import read
+from seer_rl.training.weights import tensors
 
 ATARI, DMC = (4, 84, 84), (9, 100, 100)
-MAKERS: dict[str, Callable[[int | None, int], nn.Module]] = {
+MAKERS: dict[str, Callable[[int | None, int], Agent]] = {
     "rainbow": lambda seam, actions: Rainbow(RainbowConfig(hidden=16), ATARI, actions, seam),
     "dqn": lambda seam, actions: DQN(DQNConfig(hidden=16), ATARI, actions, seam),
     "curl": lambda seam, actions: CURL(CURLConfig(hidden=16), DMC, actions, seam),
@@ -36,21 +40,14 @@ MAKERS: dict[str, Callable[[int | None, int], nn.Module]] = {
 }
 
 
-def embedding(agent: nn.Module, target: bool = False) -> torch.Tensor:
+def embedding(agent: Agent, target: bool = False) -> torch.Tensor:
     """What an agent makes of some images, above its last convolution."""
-    shape = (3, *agent.obs_shape)  # type: ignore[misc]
+    shape = (3, *agent.obs_shape)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    names = ("convolutions", "rest", "embedding") if isinstance(agent, DrQv2) else ("lower", "upper")
     with torch.no_grad():
-        x = images
-        for name in names:
-            module = getattr(agent, "target_" + name) if target and hasattr(agent, "target_" + name) else getattr(agent, name)
-            if isinstance(agent, Rainbow | DQN) and name == "upper":
-                first = next(iter(module.children()))  # the rest of the encoder; DQN has its first hidden layer behind it
-                steps = [m for n, m in first.named_children() if n.startswith(("conv", "relu", "flatten"))]
-                x = nn.Sequential(*[s for s in steps if isinstance(agent, Rainbow) or not isinstance(s, nn.Linear)])(x)
-            else:
-                x = module(x)
+        x: torch.Tensor = agent.encoder(images) if not target or isinstance(agent, DrQv2) else agent.target_encoder(images)
+        if isinstance(agent, DrQv2):
+            x = (agent.target_embedding if target else agent.embedding)(x)
         return x.flatten(1)
 
 
@@ -58,9 +55,9 @@ def embedding(agent: nn.Module, target: bool = False) -> torch.Tensor:
 @pytest.mark.parametrize("kind", MAKERS)
 def test_donor_and_receiver_embed_alike(kind: str, there: int | None, here: int | None) -> None:
     donor, receiver = MAKERS[kind](there, 5), MAKERS[kind](here, 3)
-    head = {name: tensor.clone() for name, tensor in receiver.state_dict().items() if not transfer.layer_of(name)}
+    head = {name: tensor.clone() for name, tensor in tensors(receiver).items() if "encoder." not in name}
     assert not torch.equal(embedding(donor), embedding(receiver))
-    transfer.receive_encoder(receiver, transfer.encoder_weights(donor.state_dict()))
+    transfer.receive_encoder(receiver, tensors(donor.encoder))
     assert torch.equal(embedding(donor), embedding(receiver))
     assert torch.equal(embedding(donor), embedding(receiver, target=True))
     for name, tensor in head.items():
@@ -71,7 +68,7 @@ def test_donor_and_receiver_embed_alike(kind: str, there: int | None, here: int 
 def test_a_whole_network_is_carried_over_another_seam(kind: str) -> None:
     donor, receiver = MAKERS[kind](None, 4), MAKERS[kind](1, 4)
     transfer.receive_all(receiver, donor.state_dict())
-    theirs, ours = donor.state_dict(), receiver.state_dict()
+    theirs, ours = tensors(donor), tensors(receiver)
     assert torch.equal(embedding(donor), embedding(receiver))
     for name in ours.keys() & theirs.keys():
         assert torch.equal(ours[name], theirs[name])
@@ -80,7 +77,7 @@ def test_a_whole_network_is_carried_over_another_seam(kind: str) -> None:
 
 def test_files(tmp_path: Path) -> None:
     agent = MAKERS["curl"](None, 2)
-    weights = transfer.encoder_weights(agent.state_dict())
+    weights = tensors(agent.encoder)
     assert set(weights) == {
         *(f"conv{i}.{what}" for i in (1, 2, 3, 4) for what in ("weight", "bias")),
         *(f"embedding.{who}.{layer}.{what}" for who in ("actor", "critic") for layer in ("fc1", "norm")
@@ -96,7 +93,13 @@ def test_files(tmp_path: Path) -> None:
     assert torch.equal(embedding(other), embedding(agent))
 
 
-def saved(agent: build.Agent, config: TrainConfig, run_dir: Path) -> Path:
+def encoder_in(run_dir: Path) -> dict[str, torch.Tensor]:
+    """The online encoder's weights in a run's file."""
+    found = safetensors.torch.load_file(run_dir / checkpoint.AGENT)
+    return {name.removeprefix("encoder."): tensor for name, tensor in found.items() if name.startswith("encoder.")}
+
+
+def saved(agent: Agent, config: TrainConfig, run_dir: Path) -> Path:
     run_dir.mkdir()
     checkpoint.save_config(run_dir, config)
     checkpoint.save_agent(run_dir, agent, config)
@@ -177,8 +180,8 @@ def test_a_run_with_anothers_encoder(only: str, donor: Path, tmp_path: Path) -> 
     expected = steps * costs.act(frozen=True)[0] + updates * costs.update(frozen=True)[0] + costs.freeze(1)[0]
     assert metrics["compute/flops"][-1] == (steps, expected)
     assert {value for _, value in metrics["replay/bytes_per_step"]} == {2_312}
-    theirs = transfer.encoder_weights(safetensors.torch.load_file(donor / checkpoint.AGENT))
-    ours = transfer.encoder_weights(safetensors.torch.load_file(run_dir / checkpoint.AGENT))
+    theirs = encoder_in(donor)
+    ours = encoder_in(run_dir)
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
@@ -186,8 +189,8 @@ def test_a_run_with_anothers_encoder(only: str, donor: Path, tmp_path: Path) -> 
 def test_layers_that_are_not_frozen_learn_on(donor: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert main(f"train atari/pong {TINY} --transfer {donor} --seer.layers 1 --run-dir {run_dir}".split()) == 0
-    theirs = transfer.encoder_weights(safetensors.torch.load_file(donor / checkpoint.AGENT))
-    ours = transfer.encoder_weights(safetensors.torch.load_file(run_dir / checkpoint.AGENT))
+    theirs = encoder_in(donor)
+    ours = encoder_in(run_dir)
     assert torch.equal(ours["conv1.weight"], theirs["conv1.weight"])
     assert not torch.equal(ours["conv2.weight"], theirs["conv2.weight"])
 
@@ -256,12 +259,12 @@ def test_bad_input(arguments: str, words: str, donor: Path, tmp_path: Path, monk
 
 def test_refusals(tmp_path: Path) -> None:
     rainbow = MAKERS["rainbow"](None, 4)
-    before = {name: tensor.clone() for name, tensor in rainbow.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in tensors(rainbow).items()}
     with pytest.raises(ValueError, match="another encoder"):
-        transfer.receive_encoder(rainbow, transfer.encoder_weights(MAKERS["dqn"](None, 4).state_dict()))
+        transfer.receive_encoder(rainbow, tensors(MAKERS["dqn"](None, 4).encoder))
     colour = Rainbow(RainbowConfig(hidden=16), (12, 84, 84), 4)
     with pytest.raises(ValueError, match=r"for other images: its conv1\.weight is"):
-        transfer.receive_encoder(rainbow, transfer.encoder_weights(colour.state_dict()))
+        transfer.receive_encoder(rainbow, tensors(colour.encoder))
     with pytest.raises(ValueError, match=r"--transfer\.only encoder"):
         transfer.receive_all(rainbow, MAKERS["rainbow"](None, 6).state_dict())
     assert all(torch.equal(rainbow.state_dict()[name], tensor) for name, tensor in before.items())
@@ -320,7 +323,7 @@ def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "backbone.py").write_text(BACKBONE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv(build.CODE, "")  # so that what the command sets is undone
+    monkeypatch.setenv(outside.TRUSTED, "")  # so that what the command sets is undone
     yield
     sys.modules.pop("backbone", None)
 
@@ -333,9 +336,9 @@ def test_an_encoder_from_elsewhere(backbone: None, tmp_path: Path, capsys: pytes
     fresh = backbone_module.gray((4, 84, 84)).state_dict()
     trained = safetensors.torch.load_file(tmp_path / "run" / checkpoint.AGENT)
     for name, tensor in fresh.items():
-        assert torch.equal(trained[f"lower.given.module.{name}"], tensor), name
+        assert torch.equal(trained[f"encoder.given.module.{name}"], tensor), name
     assert {value for _, value in read(tmp_path / "run")["replay/bytes_per_step"]} == {4 * 20 + 8}
-    os.environ[build.CODE] = ""
+    os.environ[outside.TRUSTED] = ""
     sys.modules.pop("backbone")
     capsys.readouterr()
     for command in ("eval run", "play run --video film.mp4", "export run policy.onnx"):
@@ -343,9 +346,9 @@ def test_an_encoder_from_elsewhere(backbone: None, tmp_path: Path, capsys: pytes
     assert "backbone" not in sys.modules
     said = capsys.readouterr().err
     assert main(f"{arguments}2 --transfer run".split()) == 0  # which names it
-    assert said.count(f"{build.CODE}=backbone:gray before the command") == 3
+    assert said.count(f"{outside.TRUSTED}=backbone:gray before the command") == 3
     sys.modules.pop("backbone")
-    os.environ[build.CODE] = "backbone:gray"
+    os.environ[outside.TRUSTED] = "backbone:gray"
     assert main(["eval", "run", "--episodes", "1"]) == 0
     assert main(["export", "run", "encoder.safetensors"]) == 0
     weights, _ = transfer.load_encoder(tmp_path / "encoder.safetensors")
@@ -354,14 +357,16 @@ def test_an_encoder_from_elsewhere(backbone: None, tmp_path: Path, capsys: pytes
 
 def test_an_encoder_from_elsewhere_below_actor_and_critic(backbone: None) -> None:
     """Their own initialisation leaves it alone, and --seer.layers 1 is all of it; each frame's operations count."""
+    outside.trust("backbone:colour")
     agent = CURL(CURLConfig(hidden=8, encoder="backbone:colour"), DMC, 2, seam=1)
     fresh = sys.modules["backbone"].colour(DMC).state_dict()
     assert all(torch.equal(agent.lower.state_dict()[f"given.module.{name}"], tensor) for name, tensor in fresh.items())
     assert not any(module.training for module in agent.train().lower.get_submodule("given").modules())
     z = agent.lower(torch.zeros(2, 9, 84, 84, dtype=torch.uint8))
     assert z.shape == (2, 15)
-    below = [part for part in agent.parts(True) if part.below and part.layers]
-    assert sum(part.multiply_adds for part in below) == 3 * (8 * 3 * 8 * 8 * 10 * 10 + 8 * 5)
+    assert sum(layer.multiply_adds for layer in layers(agent.lower, (9, 84, 84), torch.uint8)) == 3 * (
+        8 * 3 * 8 * 8 * 10 * 10 + 8 * 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -372,7 +377,7 @@ def test_an_encoder_from_elsewhere_below_actor_and_critic(backbone: None) -> Non
         ("backbone:function", "not a torch.nn.Module"),
         ("backbone:wrong", "shapes cannot be multiplied"),
         ("canonicall", "choose data-efficient, canonical"),
-        (":", "gave no encoder"),
+        (":", "cannot be imported"),
     ],
 )
 def test_no_encoder_from_elsewhere(name: str, words: str, backbone: None, capsys: pytest.CaptureFixture[str]) -> None:

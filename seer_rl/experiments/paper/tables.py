@@ -107,7 +107,7 @@ HEADING = ["layer", "paper", "ours, so rounded", "multiply-adds", "same"]
 def table2() -> Table:
     """Operations of a forward pass by layer, DeepMind Control (one action)."""
     agent = CURL(CURLConfig(), (9, 100, 100), 1)
-    below = {layer.name: layer.multiply_adds for part in agent.parts(True) for layer in part.layers if part.below}
+    below = {layer.name: layer.multiply_adds for layer in layers(agent.lower, agent.obs_shape, torch.uint8)}
     counted = {f"encoder: conv{i}": below[f"conv{i}"] for i in (1, 2, 3, 4)}
     for who, head, of in (
         ("critic", agent.critic.q1, agent.config.embedding + 1),
@@ -134,7 +134,7 @@ def table3() -> Table:
     agent = Rainbow(RainbowConfig(), (4, 84, 84), 1)
     below = {layer.name: layer.multiply_adds for layer in layers(agent.lower, (4, 84, 84), torch.uint8)}
     features = output_shape(agent.lower, (4, 84, 84), torch.uint8)
-    above = [layer.multiply_adds for layer in layers(agent.upper, features)]
+    above = [layer.multiply_adds for layer in layers(agent.head, features)]
     names = [name for name in published.ATARI_LAYERS if "stream" in name]
     counted = {f"encoder: conv{i}": below[f"conv{i}"] for i in (1, 2)} | dict(zip(names, above, strict=True))
     table = Table("Table 3: operations of a forward pass by layer, Atari", HEADING, _rows(published.ATARI_LAYERS, counted, {}))

@@ -66,7 +66,7 @@ def page(parts: dict[str, Any]) -> str:
         from markupsafe import Markup
     except ImportError as error:
         raise ImportError("reports need the extra [report]: pip install 'seer-rl[report]'") from error
-    ours = resources.files(seer_rl) / "report"
+    ours = resources.files(__name__)
     styles, scripts = ([(ours / name).read_text("utf-8") for name in names] for names in (STYLES, SCRIPTS))
     policy = f"default-src 'none'; img-src data:; style-src {_hashes(styles)}; script-src {_hashes(scripts)}; base-uri 'none'; "
     environment = Environment(

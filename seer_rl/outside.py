@@ -1,0 +1,44 @@
+"""Code from elsewhere, named module:object: an encoder, an agent, an environment.
+
+A name on the command line is the user's word. A name in a file is not, for the file may be anybody's: it is only imported if
+the user has said so, on the command line or in the environment variable `SEER_CODE` (names, with commas between).
+"""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+TRUSTED = "SEER_CODE"
+
+
+def is_outside(name: str) -> bool:
+    """Tell whether a name is that of code from elsewhere."""
+    return ":" in name
+
+
+def trust(*names: str) -> None:
+    """Let names that the user has given be imported, by this process and those it starts, from the working directory, too."""
+    given = [name for name in names if is_outside(name)]
+    if given:
+        known = filter(None, os.environ.get(TRUSTED, "").split(","))
+        os.environ[TRUSTED] = ",".join(dict.fromkeys([*known, *given]))
+    if os.environ.get(TRUSTED) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def load(name: str, what: str) -> Any:
+    """Import the object "module:object", `what` it is in words.
+
+    Raises ValueError, in a sentence, where the user has not named it, or it cannot be imported.
+    """
+    if name not in os.environ.get(TRUSTED, "").split(","):
+        raise ValueError(
+            f"the {what} {name} is code, which settings in a file do not start: "
+            f"if you trust it, say so with {TRUSTED}={name} before the command"
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # anything: it is code of others
+        raise ValueError(f"the {what} {name} cannot be imported: {error}") from error

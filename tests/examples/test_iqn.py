@@ -1,0 +1,137 @@
+"""An agent from outside, in one file: its loss against a loop, and every command with it."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from examples.iqn import IQN, IQNConfig
+from seer_rl import outside
+from seer_rl.commands.main import main
+from seer_rl.experiments import inspect
+from seer_rl.replay.replay import Batch
+from seer_rl.training import checkpoint, loop
+from seer_rl.training.config import from_toml
+
+NAME = "examples.iqn:IQN"
+SETTINGS = (
+    f"atari/qbert --agent {NAME} --agent.learning-starts 20 --agent.batch-size 4 --agent.hidden 16 --agent.target-every 7 "
+    "--seer.freeze-step 60 --checkpoint-every 20 --eval.episodes 1 --analysis.every 40 --steps 100"
+)
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands set in the environment is undone."""
+    monkeypatch.setenv(outside.TRUSTED, "")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("iqn") / "straight"
+    before = os.environ.get(outside.TRUSTED, "")
+    assert main(["train", *SETTINGS.split(), "--run-dir", str(run_dir)]) == 0
+    os.environ[outside.TRUSTED] = before
+    return run_dir
+
+
+def test_the_loss_is_the_definition() -> None:
+    """Equations 2 and 3, a pair of levels at a time, in float64."""
+    torch.manual_seed(0)
+    agent = IQN(IQNConfig(hidden=8, quantiles=3, encoder="data-efficient"), (4, 84, 84), 5)
+    obs, next_obs = torch.randint(0, 256, (2, 2, 4, 84, 84), dtype=torch.uint8)
+    action, reward, discount = torch.tensor([1, 4]), torch.tensor([0.5, -3.0]), torch.tensor([0.9, 0.0])
+    for p in agent.target_head.parameters():
+        p.data += 0.1
+    agent.generator.manual_seed(5)
+    found = agent.errors(Batch(obs, action, reward, discount, next_obs, np.arange(2), torch.ones(2)))
+    generator = torch.Generator().manual_seed(5)
+    tau, tau_next = torch.rand(2, 3, generator=generator).double(), torch.rand(2, 3, generator=generator).double()
+
+    def returns(agent_encoder: torch.nn.Module, head: torch.nn.Module, image: torch.Tensor, level: float) -> torch.Tensor:
+        w = {name: tensor.detach().double() for name, tensor in head.state_dict().items()}
+        x = agent_encoder(image[None])[0].detach().double()
+        waves = torch.tensor([math.cos(math.pi * i * level) for i in range(64)], dtype=torch.float64)
+        y = x * (w["phi.weight"] @ waves + w["phi.bias"]).clamp(min=0)
+        z: torch.Tensor = w["fc2.weight"] @ (w["fc1.weight"] @ y + w["fc1.bias"]).clamp(min=0) + w["fc2.bias"]
+        return z
+
+    for b in range(2):
+        levels = [(k + 0.5) / 32 for k in range(32)]
+        mean = sum(returns(agent.encoder, agent.head, next_obs[b], level) for level in levels)
+        assert isinstance(mean, torch.Tensor)
+        best, expected = int(mean.argmax()), 0.0
+        for i in range(3):
+            for j in range(3):
+                goal = (
+                    reward[b]
+                    + discount[b] * returns(agent.target_encoder, agent.target_head, next_obs[b], float(tau_next[b, j]))[best]
+                )
+                u = float(goal - returns(agent.encoder, agent.head, obs[b], float(tau[b, i]))[action[b]])
+                huber = 0.5 * u**2 if abs(u) <= 1 else abs(u) - 0.5
+                expected += abs(float(tau[b, i]) - (u < 0)) * huber / 3
+        assert found[b].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_it_is_trained_frozen_stopped_and_resumed_bit_for_bit(straight: Path, tmp_path: Path) -> None:
+    text = (straight / checkpoint.CONFIG).read_text()
+    assert f'name = "{NAME}"' in text
+    outside.trust(NAME)
+    config = from_toml(text.replace(str(straight), str(tmp_path / "pieces")))
+    for stop in (30, 80):  # before the freeze, and after it
+
+        def show(run: loop.Run, stop: int = stop) -> None:
+            run.stopping = run.step >= stop
+
+        run = loop.Run(config) if stop == 30 else loop.resume(tmp_path / "pieces", pytest.fail)
+        with pytest.raises(loop.Stopped):
+            run.train(show)
+    loop.resume(tmp_path / "pieces", pytest.fail).train()
+    for name in ("metrics.csv", "agent.safetensors"):
+        assert (straight / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes()
+    weights = safetensors.torch.load_file(straight / checkpoint.AGENT)
+    assert torch.equal(weights["encoder.conv1.weight"], weights["target_encoder.conv1.weight"])  # frozen together
+
+
+def test_every_command_knows_it_once_the_user_has_named_it(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inspect, "OBSERVATIONS", 200)
+    run, out = str(straight), str(tmp_path)
+    commands = [
+        f"eval {run} --episodes 1",
+        f"play {run} --video {out}/film.mp4",
+        f"export {run} {out}/encoder.safetensors",
+        f"export {run} {out}/policy.onnx",
+        f"plot {run} --output {out}/curves.png",
+        f"report {run} --no-film --output {out}/report.html",
+        f"analyze similarity {run} --lag 40 --output {out}/similarity.png",
+        f"analyze attention {run} --output {out}/attention.png",
+    ]
+    for command in commands:
+        assert main(command.split()) in (1, 2), command
+        assert f"{outside.TRUSTED}={NAME} before the command" in capsys.readouterr().err
+    outside.trust(NAME)
+    for command in commands:
+        assert main(command.split()) == 0, (command, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("examples.iqn:Nothing", "has no attribute 'Nothing'"),
+        ("examples.nowhere:IQN", "No module named"),
+        ("examples.iqn:Quantiles", "the agent examples.iqn:Quantiles has no name: seer_rl/agents/base.py says"),
+        ("ppo", "there is no agent 'ppo': choose rainbow or dqn"),
+    ],
+)
+def test_what_is_no_agent_is_refused(name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "atari/pong", "--agent", name, "--run-dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,26 @@
+"""Words for people."""
+
+import pytest
+
+from seer_rl.text import count, size
+from seer_rl.training.rehearsal import _rounded_up
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, "0 B"), (999, "999 B"), (999_400, "999 kB"), (999_600, "1 MB"), (999_700_000, "1 GB"), (1_234_000_000, "1.23 GB"),
+     (999_700_000_000, "1,000 GB"), (5e12, "5,000 GB")],
+)  # fmt: skip
+def test_size(n: float, text: str) -> None:
+    assert size(n) == text
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(291.7e6, "291.7M"), (45e12, "45T"), (999.97e9, "1T"), (4285e12, "4285T"), (43_210e12, "43,210T")]
+)
+def test_count(n: float, text: str) -> None:
+    assert count(n) == text
+
+
+def test_a_promise_is_rounded_up() -> None:
+    assert [_rounded_up(n) for n in (7, 999, 1_000, 1_001, 1_004_000_001)] == [7, 999, 1_000, 1_010, 1_010_000_000]
