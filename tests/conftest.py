@@ -13,6 +13,7 @@ for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background job, or no
 
 # Tests that `make test` leaves to `make test-all`: those that take a minute, and of several alike all but some.
 SLOW = (
+    "examples/test_iqn.py::test_every_command_knows_it",
     "experiments/test_cluster.py::test_runs_of_a_dead_node",
     "training/test_rundir.py::test_damage_for_a_while",
     "training/test_checkpoint.py::test_torture_for_a_while",

@@ -86,8 +86,7 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
     replay = build(capacity=steps)
     if config.seer.freeze_step is not None:
         z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
-        obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
-        embedded = replay.bytes_for(config.seer.dtype, copies_of(agent, obs, config.seer.copies), z)
+        embedded = replay.bytes_for(config.seer.dtype, embeddings_of(agent, env, config)[0], z)
         if embedded > replay.bytes_per_step:  # larger than the frames: room for as many
             replay = build(memory=steps * embedded)
     return replay
@@ -115,13 +114,20 @@ def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
     return config.steps + truncations + config.agent.n_step + envs.frames_in(env) + 1  # the least a replay needs
 
 
+def embeddings_of(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> tuple[int, int]:
+    """Count the embeddings that are stored of an observation (K), and all that are made of it, the one to act on included.
+
+    An agent that augments draws random numbers for it, as it does for every observation.
+    """
+    obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
+    copies = copies_of(agent, obs, config.seer.copies)
+    return copies, len(views(agent, obs, copies, current=True))
+
+
 def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
     """Count the operations of `agent` on the observations of `env`."""
-    shape = env.observation_space.shape or ()
-    obs = torch.zeros(1, *shape, dtype=torch.uint8)
-    copies = copies_of(agent, obs, config.seer.copies)
     batch_sizes = config.agent.batch_size, config.seer.batch_size or config.agent.batch_size
-    return measure(agent, shape, batch_sizes, copies, len(views(agent, obs, copies, current=True)))
+    return measure(agent, env.observation_space.shape or (), batch_sizes, *embeddings_of(agent, env, config))
 
 
 def default_run_dir(config: TrainConfig) -> Path:
