@@ -32,20 +32,20 @@ def test_attention_of_a_hand_made_activation() -> None:
 
 
 def test_what_layers_give_is_recorded_after_their_relu() -> None:
-    lower, _ = encoder("canonical", (4, 84, 84))
+    lower = encoder("canonical", (4, 84, 84))
     head = nn.Sequential(nn.Linear(3136, 6), nn.ReLU(), nn.Linear(6, 2))
-    network = nn.ModuleDict({"lower": lower, "head": head, "target_head": nn.Linear(2, 2)})
+    network = nn.ModuleDict({"encoder": lower, "head": head, "target_head": nn.Linear(2, 2)})
     images = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=G)
     found = record(network, lambda: head(lower(images)))
-    assert list(found) == ["conv1", "conv2", "conv3", "0", "2"]
+    assert list(found) == ["conv1", "conv2", "conv3", "head.0", "head.2"]
     with torch.no_grad():
         x = images / 255
         for i in (1, 2, 3):
             x = torch.relu(lower.get_submodule(f"conv{i}")(x))
             assert torch.allclose(found[f"conv{i}"], x, atol=1e-6)  # and not what an in-place ReLU or the next layer left
         hidden = torch.relu(head[0](x.flatten(1)))
-        assert torch.allclose(found["0"], hidden, atol=1e-5)
-        assert torch.allclose(found["2"], head[2](hidden), atol=1e-5)
+        assert torch.allclose(found["head.0"], hidden, atol=1e-5)
+        assert torch.allclose(found["head.2"], head[2](hidden), atol=1e-5)
     assert not any(module._forward_hooks for module in network.modules())
 
 

@@ -23,6 +23,7 @@ from seer_rl.training import loop
 from seer_rl.training.checkpoint import CONFIG
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, TransferConfig
 from seer_rl.training.logger import METRICS
+from seer_rl.training.rundir import ENDED
 from tests.experiments.test_results import made
 
 GAMES, ARMS, SEEDS = ("qbert", "pong"), ("SEER", "baseline"), (1, 2)
@@ -197,6 +198,7 @@ def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Capture
 def test_watching(runs: Path, tmp_path: Path) -> None:
     """The page is written again until the last run is done; until then an open one reloads itself."""
     shutil.copytree(runs / "pong-SEER-1", tmp_path / "run")
+    (tmp_path / "run" / ENDED).unlink()  # it goes on
     metrics = tmp_path / "run" / METRICS
     whole = metrics.read_bytes()
     metrics.write_bytes(whole[: whole.index(b"\r\n120,") + 2])
