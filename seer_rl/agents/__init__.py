@@ -6,4 +6,4 @@ from seer_rl.agents.drqv2 import DrQv2
 from seer_rl.agents.rainbow import Rainbow
 from seer_rl.agents.sac import RAD, SAC
 
-AGENTS = (Rainbow, DQN, SAC, RAD, CURL, DrQv2)
+AGENTS = (Rainbow, DQN, CURL, RAD, SAC, DrQv2)  # of each kind of actions, the one that is proposed first comes first
