@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train atari/alien --agent.learning-rate nan", "at least 0"),
         ("train atari/alien --agent.batch-size 0", "at least 1"),
         ("train atari/alien --agent.discount 1.5", "at most 1"),
-        ("train atari/alien --agent ppo", "choose rainbow or dqn or sac"),
+        ("train atari/alien --agent ppo", "choose rainbow or dqn or curl"),
         ("train atari/alien --preset papr", "there is no preset"),
         ("train atari/alien --frobnicate 3", "--frobnicate"),
         ("train atari/alien --run-dir .", "exists already"),
