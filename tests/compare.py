@@ -3,8 +3,8 @@
     python -m tests.compare OLD [NEW]
 
 NEW is the working tree where it is left out. Every setting below is trained, then resumed from its last checkpoint and trained
-longer. `compute/true_operations` is left out of the comparison with --but. What a commit gave is kept in --keep, so that the
-older one is trained once. Weights whose names have changed are compared under the new names, and the map is printed.
+longer. What a commit gave is kept in --keep, so that the older one is trained once. Weights whose names have changed are
+compared under the new names, and the map is printed.
 """
 
 import io
@@ -46,7 +46,7 @@ SETTINGS = {  # name: settings of the first part, and steps after the second
     "drqv2, one layer": (f"{CONTROL} --agent drqv2 --agent.shift 2 --seer.layers 1", 200),
 }  # fmt: skip
 ALWAYS = "--no-compile --threads 1 --eval.episodes 1 --eval.every 100 --keep-last"
-KEEP = Path(tempfile.gettempdir()) / "seer-compare"
+KEEP = HERE / ".compare"  # not in a directory that others can write to: its code is run
 SEER = "import sys; from seer_rl.__main__ import main; sys.exit(main())"
 
 
@@ -77,15 +77,30 @@ def differences(old: Path, new: Path, but: tuple[str, ...]) -> list[str]:
     found = [f"metrics: {x} | {y}" for x, y in zip(a, b, strict=False) if x != y][:3]
     found += [f"metrics: {len(a)} lines | {len(b)} lines"] * (len(a) != len(b))
     weights, others = (torch.load_file(run / "agent.safetensors") for run in (old, new))
-    called = (
-        {next(iter(renamed({name: value}))): name for name, value in weights.items()} if weights.keys() != others.keys() else {}
-    )
-    if called:
-        print("".join(f"  {name} -> {new_name}\n" for new_name, name in called.items() if name != new_name), end="")
+    if weights.keys() != others.keys():
+        for name in sorted(weights):
+            print(f"  {name} -> {next(iter(renamed({name: weights[name]})))}")
         weights = renamed(weights)
     found += [f"weights: {name} is only on one side" for name in sorted(weights.keys() ^ others.keys())]
     common = sorted(weights.keys() & others.keys())
     return found + [f"weights: {name}" for name in common if weights[name].numpy().tobytes() != others[name].numpy().tobytes()]
+
+
+def working_tree(directory: Path) -> tuple[Path, Path]:
+    """Copy the package as it is, since it may be edited meanwhile; give the copy, and where its runs go."""
+    shutil.copytree(HERE / "seer_rl", directory / "source" / "seer_rl")
+    return directory / "source", directory / "runs"
+
+
+def kept(commit: str, keep: Path) -> tuple[Path, Path]:
+    """Unpack a commit, unless that was done before; give its directory, and where its runs are."""
+    found = subprocess.run(["git", "rev-parse", commit], cwd=HERE, check=True, capture_output=True, text=True)
+    source = keep / found.stdout.strip() / "source"
+    if not source.exists():
+        packed = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            tar.extractall(source, filter="data")
+    return source, source.with_name("runs")
 
 
 def main(
@@ -96,28 +111,15 @@ def main(
     keep: Path = KEEP,
 ) -> None:
     """Compare two commits. but: metrics that may differ. only: settings whose name begins so. keep: what commits gave."""
-    sides = []
-    for commit in (old, new):
-        runs = Path(tempfile.mkdtemp(prefix="seer-compare-"))
-        source = runs / "source"
-        if not commit:
-            shutil.copytree(HERE / "seer_rl", source / "seer_rl")  # it may be edited while this goes on
-        else:
-            found = subprocess.run(["git", "rev-parse", commit], cwd=HERE, check=True, capture_output=True, text=True)
-            source, runs = keep / found.stdout.strip() / "source", keep / found.stdout.strip() / "runs"
-            runs.mkdir(parents=True, exist_ok=True)
-            if not source.exists():
-                packed = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, capture_output=True).stdout
-                with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-                    tar.extractall(source, filter="data")
-        sides.append((source, runs))
-    differing = 0
-    for name in [name for name in SETTINGS if name.startswith(only)]:
-        a, b = (trained(source, name, runs) for source, runs in sides)
-        said = differences(a, b, but)
-        differing += bool(said)
-        print(f"{name}: {'; '.join(said) or 'the same'}", flush=True)
-    sys.exit(f"{differing} of {len(SETTINGS)} differ" if differing else 0)
+    differing, chosen = 0, [name for name in SETTINGS if name.startswith(only)]
+    with tempfile.TemporaryDirectory(prefix="seer-compare-") as directory:
+        sides = [kept(commit, keep) if commit else working_tree(Path(directory)) for commit in (old, new)]
+        for name in chosen:
+            a, b = (trained(source, name, runs) for source, runs in sides)
+            said = differences(a, b, but)
+            differing += bool(said)
+            print(f"{name}: {'; '.join(said) or 'the same'}", flush=True)
+    sys.exit(f"{differing} of {len(chosen)} differ" if differing else 0)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Agent(Freezable, Modular, Protocol):
 
     name: ClassVar[str]  # on the command line
     Config: ClassVar[type[Any]]  # its settings, an AgentConfig
-    continuous: ClassVar[bool]  # actions are float32 [A] in [-1, 1]; else one of a number
+    continuous: ClassVar[bool]  # actions are float32 [A] in [-1, 1]; else whole numbers below `actions`
     compiled: ClassVar[str | None]  # the method that is worth compiling: Batch -> losses [B]
     sharing: ClassVar[int]  # N: networks that share the encoder, in the paper's count of operations
 

@@ -7,7 +7,7 @@ needs (that of a network's input). Both count convolutions and matrix products o
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,40 +21,6 @@ from seer_rl.agents.networks import ActorCriticEmbedding, NoisyLinear, output_sh
 from seer_rl.replay.replay import Batch
 
 WEIGHTED = nn.Conv2d | nn.Linear | NoisyLinear
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer's name, and its multiply-adds for one input."""
-
-    name: str
-    multiply_adds: int
-
-
-def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Layer]:
-    """The convolutions and linear layers of `module` in the order of execution, on one input of `input_shape`.
-
-    Each weight is multiplied once per output of its unit: per pixel of a convolution, once in a linear layer (appendix B).
-    """
-    found: list[Layer] = []
-    device = next(module.parameters(), torch.empty(0)).device
-
-    def counter(name: str) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], None]:
-        def count(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-            weight = layer.get_parameter("weight")
-            times = output.numel() // len(weight)
-            found.append(Layer(name, weight.numel() * times))
-
-        return count
-
-    hooks = [m.register_forward_hook(counter(name)) for name, m in module.named_modules() if isinstance(m, WEIGHTED)]
-    try:
-        with torch.enable_grad():
-            module(torch.zeros(1, *input_shape, dtype=dtype, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
 
 
 @dataclass
@@ -97,19 +63,17 @@ def counting(network: Modular) -> Iterator[dict[str, Count]]:
 
         def before(layer: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             passes: list[str] = []
-            calls.append((name, layer, passes))
-            del layer._parameters["weight"]
-            layer.weight = tapped(weight, passes, "weights")
+            calls.append((name, passes))
+            layer._parameters["weight"] = tapped(weight, passes, "weights")  # type: ignore[assignment]
             return (tapped(inputs[0], passes, "inputs"),)
 
         def after(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
-            del layer.weight
-            layer.register_parameter("weight", weight)
+            layer._parameters["weight"] = weight
             sizes.append(weight.numel() * (output.numel() // len(weight)))
 
         hooks.extend((layer.register_forward_pre_hook(before), layer.register_forward_hook(after)))
 
-    calls: list[tuple[str, nn.Module, list[str]]] = []
+    calls: list[tuple[str, list[str]]] = []  # names, and the passes backward that came of each call
     sizes: list[int] = []  # multiply-adds of each call
     for name, layer in network.named_modules():
         if isinstance(layer, WEIGHTED):
@@ -119,12 +83,23 @@ def counting(network: Modular) -> Iterator[dict[str, Count]]:
     finally:
         for hook in hooks:
             hook.remove()
-    for (name, _, passes), size in zip(calls, sizes, strict=True):
+    for (name, passes), size in zip(calls, sizes, strict=True):
         count = found.setdefault(name, Count())
         count.forward += size
         count.weights += size * passes.count("weights")
         count.inputs += size * passes.count("inputs")
         count.inputs_only += size * ("weights" not in passes and "inputs" in passes)
+
+
+def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """Give the multiply-adds of every convolution and linear layer of `module`, in the order of execution, on one input.
+
+    Each weight is multiplied once per output of its unit: per pixel of a convolution, once in a linear layer (appendix B).
+    """
+    device = next(module.parameters(), torch.empty(0)).device
+    with counting(module) as found, torch.no_grad():
+        module(torch.zeros(1, *input_shape, dtype=dtype, device=device))
+    return {name: count.forward for name, count in found.items()}
 
 
 @dataclass(frozen=True)
@@ -176,11 +151,12 @@ def measure(agent: Agent, obs_shape: tuple[int, ...], batch_size: tuple[int, int
         z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
         with counting(copied := _copy(agent)) as acting, torch.no_grad():
             copied.policy(torch.zeros(1, *z, device=_device(agent)))
-        with counting(lower := copy.deepcopy(agent.lower)) as below, torch.no_grad():
-            lower(torch.zeros(1, *agent.obs_shape, dtype=torch.uint8, device=_device(agent)))
-    own = {name for name, module in lower.named_modules() if isinstance(module, ActorCriticEmbedding)}  # one network's each
-    E = sum(count.forward for count in below.values())
-    once = sum(count.forward for name, count in below.items() if any(name.startswith(f"{one}.") for one in own))
+    below = layers(agent.lower, agent.obs_shape, torch.uint8)
+    own = {
+        name for name, module in agent.lower.named_modules() if isinstance(module, ActorCriticEmbedding)
+    }  # one network's each
+    E = sum(below.values())
+    once = sum(size for name, size in below.items() if any(name.startswith(f"{one}.") for one in own))
     EN = agent.sharing * (E - once) + once
     return Costs(sides[0], sides[1], sum(count.forward for count in acting.values()), E, EN, batch_size, copies, views)
 

@@ -66,6 +66,10 @@ class AutocastSequential(nn.Sequential):
 
     precision = torch.float32
 
+    def set_precision(self, precision: torch.dtype) -> None:
+        """Compute products in `precision` from now on."""
+        self.precision = precision
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mixed = self.precision != torch.float32 and len(x) > 1 and len(self) > 0
         with torch.autocast(x.device.type, self.precision, enabled=mixed):

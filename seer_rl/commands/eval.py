@@ -13,6 +13,8 @@ from seer_rl.training.arguments import Mistake, read
 
 
 def command(arguments: list[str]) -> None:
+    """Play whole games of a run's agent and print their scores."""
+
     def settings(
         run: tyro.conf.Positional[Path], episodes: int = 10, seed: int = 0, device: str = "auto"
     ) -> tuple[Path, int, int, str]:

@@ -17,6 +17,8 @@ from seer_rl.training.weights import tensors
 
 
 def command(arguments: list[str]) -> None:
+    """Write a run's encoder or policy into one file."""
+
     def settings(
         run: tyro.conf.Positional[Path], output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     ) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""Films."""
+"""Writing films, for the commands that make them."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -18,6 +18,8 @@ from seer_rl.training.arguments import Mistake, read
 
 
 def command(arguments: list[str]) -> None:
+    """Film the agent of a run."""
+
     def settings(
         run: tyro.conf.Positional[Path],
         video: Annotated[Path, tyro.conf.arg(metavar="OUT.mp4")],

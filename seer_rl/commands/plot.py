@@ -12,6 +12,8 @@ from seer_rl.training.files import writable
 
 
 def command(arguments: list[str]) -> None:
+    """Draw runs into one picture."""
+
     def settings(
         runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("curves.png")
     ) -> tuple[tuple[Path, ...], Path]:

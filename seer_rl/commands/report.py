@@ -16,6 +16,8 @@ DAY = 86_400  # seconds
 
 
 def command(arguments: list[str]) -> None:
+    """Write one page about runs."""
+
     def settings(
         runs: tyro.conf.Positional[tuple[Path, ...]],
         output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html"),

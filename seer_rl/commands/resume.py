@@ -13,6 +13,8 @@ from seer_rl.training.arguments import read
 
 
 def command(arguments: list[str]) -> None:
+    """Go on with a run."""
+
     def settings(run: tyro.conf.Positional[Path], steps: int | None = None) -> tuple[Path, int | None]:
         """Go on with a run that was stopped or killed, from its newest checkpoint, exactly as if nothing had happened.
 

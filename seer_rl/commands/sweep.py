@@ -80,7 +80,7 @@ def command(arguments: list[str]) -> None:
     say = console.say
     with mistakes():
         grid, output = plan(options)
-        runs = configs(grid, output)
+        runs = configs(grid, output, trusting=options.plan is None)
         threads = max(config.threads for config in runs.values())
         jobs = max(1, len(cores()) // threads) if options.jobs is None else options.jobs
         if jobs < 1:

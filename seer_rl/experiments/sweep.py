@@ -25,8 +25,11 @@ MOST_RUNS = 10_000  # of a plan
 BUSY_FOR = 5.0  # seconds until a run is tried again in which another process trains: another sweep's, or an orphan's
 
 
-def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
-    """Settings of every run of a plan, by run directory. Raises ValueError or Mistake for what is no plan."""
+def configs(grid: Mapping[str, Any], output: Path, trusting: bool = False) -> dict[Path, TrainConfig]:
+    """Settings of every run of a plan, by run directory. Raises ValueError or Mistake for what is no plan.
+
+    trusting: its words are the user's own, and not a file's.
+    """
     top = {key: value for key, value in grid.items() if key != "grid"}
     grids = grid.get("grid", [{}])
     if not isinstance(grids, list) or not grids or not all(isinstance(one, dict) for one in grids):
@@ -50,7 +53,7 @@ def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
                 for arm, changes in (one["arms"] or {"": ""}).items():
                     if not isinstance(changes, str):
                         raise ValueError(f"the settings of the arm {arm!r} must be a text, not {changes!r}")
-                    config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}")
+                    config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}", trusting)
                     for seed in one["seeds"]:
                         if type(seed) is not int or not 0 <= seed <= MOST:
                             raise ValueError(f"a seed must be a whole number from 0 to {MOST:.0e}, not {seed!r}")
@@ -62,7 +65,7 @@ def configs(grid: Mapping[str, Any], output: Path) -> dict[Path, TrainConfig]:
     return found
 
 
-def _config(env: str, agent: Any, arm: str, settings: str) -> TrainConfig:
+def _config(env: str, agent: Any, arm: str, settings: str, trusting: bool) -> TrainConfig:
     """Settings of an arm's runs, but for seed and directory."""
     if not re.fullmatch(r"[\w.+-]*", arm):
         raise ValueError(f"an arm cannot be called {arm!r}: use letters, digits, dot, plus and dash")
@@ -73,7 +76,7 @@ def _config(env: str, agent: Any, arm: str, settings: str) -> TrainConfig:
     for word in words:
         if (flag := word.partition("=")[0].replace("_", "-")) in OWN and (flag != "--label" or arm):
             raise ValueError(f"{flag} cannot be among the settings of a sweep, which gives every run its own")
-    config = parse([*words, *(["--agent", str(agent)] if agent else [])])
+    config = parse([*words, *(["--agent", str(agent)] if agent else [])], trusting)
     check(config)
     return replace(config, label=arm or config.label)
 

@@ -1,4 +1,4 @@
-"""The process of one run of a sweep: go on with the run, write its status beside it, and stop when whoever began it is gone."""
+"""The process of one run of a sweep, from outside: how it is begun, and what it says of itself in the run directory."""
 
 import json
 import os

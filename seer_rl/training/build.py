@@ -14,7 +14,7 @@ import torch
 from seer_rl import envs
 from seer_rl.agents.base import Agent
 from seer_rl.agents.flops import Costs, measure
-from seer_rl.agents.networks import AutocastSequential, Encoder, output_shape, scale_of
+from seer_rl.agents.networks import AutocastSequential, output_shape, scale_of
 from seer_rl.envs.subprocess import SubprocessEnv
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import copies_of, views
@@ -63,10 +63,8 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
     agent: Agent = kind(config.agent, env.observation_space.shape or (), actions, config.seer.layers, seed)
     for module in agent.modules():
-        if isinstance(module, Encoder):
+        if isinstance(module, AutocastSequential):
             module.set_precision(getattr(torch, config.precision))
-        elif isinstance(module, AutocastSequential):
-            module.precision = getattr(torch, config.precision)
     return agent
 
 

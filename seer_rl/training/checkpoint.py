@@ -357,6 +357,9 @@ def set_agent_state(agent: Agent, state: dict[str, Any]) -> None:
     if extra is None:  # written before format 3 of weights
         saved = weights.renamed(saved)
         extra = {"_extra_state": agent.get_extra_state() | state["counters"]}
+    own = {name for name, value in agent.state_dict().items() if not isinstance(value, torch.Tensor)}
+    if extra.keys() != own:
+        raise ValueError(f"the checkpoint holds the state {sorted(extra)} beside the weights, this agent has {sorted(own)}")
     receive_all(agent, saved)
     agent.load_state_dict(agent.state_dict() | extra)
     for name, optimizer in _optimizers(agent).items():

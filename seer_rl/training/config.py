@@ -21,6 +21,10 @@ from seer_rl.training.files import encodable
 AGENTS: dict[str, type[Agent]] = {agent.name: agent for agent in agents.AGENTS}
 
 
+# What a class must offer before anything is made of it; `Agent` says the rest.
+CONTRACT = ("name", "Config", "continuous", "compiled", "sharing", "period", "augment", "act", "policy", "update", "errors")
+
+
 def agent_called(name: str) -> type[Agent]:
     """Find an agent's class by the name of one of ours, or module:Class, which must have been named by the user.
 
@@ -31,7 +35,7 @@ def agent_called(name: str) -> type[Agent]:
             raise ValueError(f"there is no agent {name!r}: choose {' or '.join(AGENTS)}, or give module:Class")
         return AGENTS[name]
     found: type[Agent] = outside.load(name, "agent")
-    missing = [part for part in ("name", "Config", "continuous", "compiled", "sharing") if not hasattr(found, part)]
+    missing = [part for part in CONTRACT if not hasattr(found, part)]
     if missing or not issubclass(found.Config, AgentConfig):
         why = f"has no {missing[0]}" if missing else "has a Config that is no AgentConfig"
         raise ValueError(f"the agent {name} {why}: seer_rl/agents/base.py says what an agent needs")

@@ -55,7 +55,6 @@ def load(path: Path, entry: str, agents: bool = False) -> tuple[Weights, dict[st
     """Read a file of weights, and what its metadata's `entry` says of them.
 
     agents: they are an agent's, whose names were others once.
-
     Raises ValueError if the file is damaged or has no such entry, OSError if it cannot be read. Warns where it has no checksum.
     """
     data = files.read(path)

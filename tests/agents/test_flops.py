@@ -30,7 +30,7 @@ def costs(agent: Agent, copies: int = 1, views: int = 1, shape: tuple[int, ...] 
 
 
 def table(*modules: tuple[nn.Module, tuple[int, ...], torch.dtype]) -> dict[str, int]:
-    return {plain(layer.name): layer.multiply_adds for module in modules for layer in layers(*module)}
+    return {plain(name): size for module in modules for name, size in layers(*module).items()}
 
 
 def plain(name: str) -> str:
@@ -53,7 +53,7 @@ def test_the_papers_deepmind_control_table() -> None:
     agent = CURL(CURLConfig(), (9, 100, 100), 1)
     c = costs(agent, 4, 5, (9, 100, 100))
     counted = table((agent.encoder, agent.obs_shape, torch.uint8), (agent.critic.q1, (51,), torch.float32))
-    counted |= {"actor." + plain(layer.name): layer.multiply_adds for layer in layers(agent.actor, (50,))}
+    counted |= {"actor." + plain(name): size for name, size in layers(agent.actor, (50,)).items()}
     biases = {"fc2": 1024, "fc3": 1024, "fc4": 1, "actor.fc2": 1024, "actor.fc3": 1024, "actor.fc4": 2}
     published = {
         "conv1": "4.36e+06", "conv2": "1.40e+07", "conv3": "1.26e+07", "conv4": "1.13e+07",
@@ -108,9 +108,9 @@ def test_frozen_layers_by_the_papers_formula(frozen: int) -> None:
 
 def test_a_convolution_is_counted_as_a_loop_would() -> None:
     lower = torch.nn.Sequential(torch.nn.Conv2d(2, 3, kernel_size=(2, 3), stride=2, padding=1))
-    (layer,) = layers(lower, (2, 7, 6))
+    (size,) = layers(lower, (2, 7, 6)).values()
     height, width = lower(torch.zeros(1, 2, 7, 6)).shape[2:]
-    assert layer.multiply_adds == sum(1 for _ in np.ndindex(height, width, 3, 2, 2, 3))
+    assert size == sum(1 for _ in np.ndindex(height, width, 3, 2, 2, 3))
 
 
 DMC: dict[str, Any] = {"batch_size": 3, "learning_starts": 0, "hidden": 64}

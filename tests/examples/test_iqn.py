@@ -12,7 +12,7 @@ import torch
 from examples.iqn import IQN, IQNConfig
 from seer_rl import outside
 from seer_rl.commands.main import main
-from seer_rl.experiments import inspect
+from seer_rl.experiments import inspect, sweep
 from seer_rl.replay.replay import Batch
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import from_toml
@@ -135,3 +135,13 @@ def test_what_is_no_agent_is_refused(name: str, words: str, tmp_path: Path, caps
     assert words in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_takes_it_by_the_users_word_and_not_by_a_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.toml").write_text(f'envs = ["atari/pong"]\nagents = ["{NAME}"]\n')
+    assert main(["sweep", str(tmp_path / "plan.toml"), "--output", str(tmp_path / "runs")]) == 2
+    assert f"{outside.TRUSTED}={NAME} before the command" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    grid = {"envs": ["atari/pong"], "agents": [NAME]}
+    (config,) = sweep.configs(grid, tmp_path / "runs", trusting=True).values()
+    assert isinstance(config.agent, IQNConfig)

@@ -28,7 +28,7 @@ from seer_rl.envs import EnvConfig
 from seer_rl.training import build, checkpoint, loop, transfer
 from seer_rl.training.config import SeerConfig, TrainConfig, TransferConfig
 from seer_rl.training.logger import read
-from seer_rl.training.weights import tensors
+from seer_rl.training.weights import renamed, tensors
 
 ATARI, DMC = (4, 84, 84), (9, 100, 100)
 MAKERS: dict[str, Callable[[int | None, int], Agent]] = {
@@ -91,6 +91,31 @@ def test_files(tmp_path: Path) -> None:
     other = RAD(RADConfig(hidden=8), DMC, 1)
     transfer.receive_encoder(other, loaded)
     assert torch.equal(embedding(other), embedding(agent))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lower.conv1.weight", "encoder.conv1.weight"),
+        ("target_lower.conv2.bias", "target_encoder.conv2.bias"),
+        ("upper.rest.conv2.weight", "encoder.conv2.weight"),  # Rainbow, cut
+        ("target_upper.head.value.fc2.weight_std", "target_head.value.fc2.weight_std"),
+        ("upper.hidden.conv3.weight", "encoder.conv3.weight"),  # DQN, cut
+        ("upper.hidden.fc1.weight", "head.hidden.fc1.weight"),
+        ("target_upper.fc2.bias", "target_head.fc2.bias"),
+        ("lower.embedding.actor.norm.weight", "encoder.embedding.actor.norm.weight"),
+        ("target_upper.embedding.critic.fc1.bias", "target_encoder.embedding.critic.fc1.bias"),  # SAC, cut
+        ("upper.residual2a.conv1.weight", "encoder.residual2a.conv1.weight"),
+        ("lower.given.module.lower.weight", "encoder.given.module.lower.weight"),
+        ("convolutions.conv1.weight", "encoder.conv1.weight"),  # DrQ-v2
+        ("rest.conv4.weight", "encoder.conv4.weight"),
+        ("target_embedding.critic.fc1.weight", "target_encoder.embedding.critic.fc1.weight"),
+        ("actor.hidden.fc2.weight", "actor.hidden.fc2.weight"),
+        ("target_critic.q1.fc4.bias", "target_critic.q1.fc4.bias"),
+    ],
+)
+def test_names_of_weights_from_before_are_those_of_today(old: str, new: str) -> None:
+    assert list(renamed({old: torch.zeros(1)})) == [new]
 
 
 def encoder_in(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -364,9 +389,7 @@ def test_an_encoder_from_elsewhere_below_actor_and_critic(backbone: None) -> Non
     assert not any(module.training for module in agent.train().lower.get_submodule("given").modules())
     z = agent.lower(torch.zeros(2, 9, 84, 84, dtype=torch.uint8))
     assert z.shape == (2, 15)
-    assert sum(layer.multiply_adds for layer in layers(agent.lower, (9, 84, 84), torch.uint8)) == 3 * (
-        8 * 3 * 8 * 8 * 10 * 10 + 8 * 5
-    )
+    assert sum(layers(agent.lower, (9, 84, 84), torch.uint8).values()) == 3 * (8 * 3 * 8 * 8 * 10 * 10 + 8 * 5)
 
 
 @pytest.mark.parametrize(

@@ -107,15 +107,15 @@ HEADING = ["layer", "paper", "ours, so rounded", "multiply-adds", "same"]
 def table2() -> Table:
     """Operations of a forward pass by layer, DeepMind Control (one action)."""
     agent = CURL(CURLConfig(), (9, 100, 100), 1)
-    below = {layer.name: layer.multiply_adds for layer in layers(agent.lower, agent.obs_shape, torch.uint8)}
+    below = layers(agent.lower, agent.obs_shape, torch.uint8)
     counted = {f"encoder: conv{i}": below[f"conv{i}"] for i in (1, 2, 3, 4)}
     for who, head, of in (
         ("critic", agent.critic.q1, agent.config.embedding + 1),
         ("actor", agent.actor, agent.config.embedding),
     ):
         counted[f"{who}: fc1"] = below[f"embedding.{who}.fc1"]
-        for i, layer in enumerate(layers(head, (of,)), start=2):
-            counted[f"{who}: fc{i}"] = layer.multiply_adds
+        for i, size in enumerate(layers(head, (of,)).values(), start=2):
+            counted[f"{who}: fc{i}"] = size
     hidden = agent.config.hidden
     biases = {f"{who}: fc{i}": hidden for who in ("critic", "actor") for i in (2, 3)} | {"critic: fc4": 1, "actor: fc4": 2}
     table = Table(
@@ -132,9 +132,9 @@ def table2() -> Table:
 def table3() -> Table:
     """Operations of a forward pass by layer, Atari (one action)."""
     agent = Rainbow(RainbowConfig(), (4, 84, 84), 1)
-    below = {layer.name: layer.multiply_adds for layer in layers(agent.lower, (4, 84, 84), torch.uint8)}
+    below = layers(agent.lower, (4, 84, 84), torch.uint8)
     features = output_shape(agent.lower, (4, 84, 84), torch.uint8)
-    above = [layer.multiply_adds for layer in layers(agent.head, features)]
+    above = list(layers(agent.head, features).values())
     names = [name for name in published.ATARI_LAYERS if "stream" in name]
     counted = {f"encoder: conv{i}": below[f"conv{i}"] for i in (1, 2)} | dict(zip(names, above, strict=True))
     table = Table("Table 3: operations of a forward pass by layer, Atari", HEADING, _rows(published.ATARI_LAYERS, counted, {}))
