@@ -42,7 +42,7 @@ def fill(replay: Replay, steps: int, seed: int = 0) -> None:
     for step in range(steps):
         if step % 30 == 0:
             frames = [rng.integers(0, 256, (1, 84, 84), dtype=np.uint8)] * 4
-            replay.start(np.concatenate(frames))
+            replay.begin(np.concatenate(frames))
         frames = [*frames[1:], rng.integers(0, 256, (1, 84, 84), dtype=np.uint8)]
         replay.add(int(rng.integers(ACTIONS)), float(rng.normal()), step % 30 == 29, False, np.concatenate(frames))
 
@@ -131,7 +131,7 @@ def test_new_steps_are_embedded_once_and_acted_on_as_stored() -> None:
     passes: list[int] = []
     agent.lower.register_forward_hook(lambda *_: passes.append(1))
     obs = np.random.default_rng(1).integers(0, 256, SHAPE, dtype=np.uint8)
-    replay.start(obs)
+    replay.begin(obs)
     agent.act(replay.observation)
     replay.add(0, 0.0, False, False, obs)
     agent.act(replay.observation)
@@ -152,10 +152,10 @@ def test_the_papers_capacity_and_the_true_one() -> None:
     assert replay.bytes_per_step == 4 * 576 + 4 + 1 + 1 + 2
     assert replay.capacity == 70_560_000 // 2312 == 30_519
     assert replay.capacity_for("float32", 1, (576,)) == 30_519
-    assert [replay.bytes_for(kind, 1, (576,)) for kind in DTYPES] == [2_312, 1_160, 584, 296]  # docs/beyond.md
+    assert [replay.bytes_for(dtype, 1, (576,)) for dtype in DTYPES] == [2_312, 1_160, 584, 296]  # docs/beyond.md
     control = Replay((9, 100, 100), (1,), np.float32, memory=10_000_000, stack=3)
     assert control.bytes_per_step == 30_012
-    assert [control.bytes_for(kind, 4, (100,)) for kind in DTYPES] == [1_612, 812, 412, 212]
+    assert [control.bytes_for(dtype, 4, (100,)) for dtype in DTYPES] == [1_612, 812, 412, 212]
 
 
 def test_larger_embeddings_shrink_the_replay_with_a_warning_that_says_how_much() -> None:
@@ -196,7 +196,7 @@ def control(name: str, steps: int = 90) -> tuple[SAC | DrQv2, Replay]:
     replay = Replay((9, 40, 40), (2,), np.float32, memory=60_000_000, stack=3, n_step=agent.config.n_step)
     for step in range(steps):
         if step % 30 == 0:
-            replay.start(rng.integers(0, 256, (9, 40, 40), dtype=np.uint8))
+            replay.begin(rng.integers(0, 256, (9, 40, 40), dtype=np.uint8))
         action, obs = rng.uniform(-1, 1, 2).astype(np.float32), rng.integers(0, 256, (9, 40, 40), dtype=np.uint8)
         replay.add(action, float(rng.normal()), False, step % 30 == 29, obs)
     for _ in range(4):
@@ -283,7 +283,7 @@ def test_a_new_observation_is_encoded_once_for_acting_and_all_its_copies() -> No
     passes: list[int] = []
     agent.lower.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
     obs = np.random.default_rng(1).integers(0, 256, (9, 40, 40), dtype=np.uint8)
-    replay.start(obs)
+    replay.begin(obs)
     action = chosen(agent.act(replay.observation))
     replay.add(action, 0.0, False, False, obs)
     agent.act(replay.observation)
@@ -303,7 +303,7 @@ def test_a_thousand_frames_of_control_become_18750_steps_and_truly_so_many() -> 
     agent = CURL(CURLConfig(), (9, 100, 100), 6)
     replay = Replay((9, 100, 100), (6,), np.float32, memory=30_000_000, stack=3)
     obs = np.zeros((9, 100, 100), np.uint8)
-    replay.start(obs)
+    replay.begin(obs)
     for _ in range(40):
         replay.add(np.zeros(6, np.float32), 0.0, False, False, obs)
     assert (replay.bytes_per_step, replay.capacity) == (30_032, 998)
@@ -330,11 +330,11 @@ agent = Rainbow(RainbowConfig(), (4, 84, 84), 18)
 replay = Replay((4, 84, 84), (), np.uint8, capacity=50_000, stack=4, n_step=20, priority_exponent=float(sys.argv[1]))
 rng = np.random.default_rng(0)
 frames = rng.integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
-replay.start(frames[0])
+replay.begin(frames[0])
 for i in range(int(sys.argv[2])):
     replay.add(i % 18, 0.0, i % 700 == 699, False, frames[i % 64])
     if i % 700 == 699:
-        replay.start(frames[0])
+        replay.begin(frames[0])
 agent.act(replay.observation)
 agent.update(replay.sample(32))
 before = status("VmHWM")

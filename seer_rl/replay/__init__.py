@@ -1,1 +1,1 @@
-"""The replay: one allocation of fixed size, and how numbers are stored in it."""
+"""Hold steps in one allocation of fixed size, and numbers in few bytes."""

@@ -205,7 +205,7 @@ class Run:
         self.random_scores = random_scores(self.eval_env, config.eval.episodes, self.eval_seed, self._check_stop)
         logger.log(0, {"eval/random_return": float(np.mean(self.random_scores))})
         self._say("", show)
-        self.replay.start(self.env.reset(self.env_seed))
+        self.replay.begin(self.env.reset(self.env_seed))
 
     def _loop(self, logger: Logger, show: "Callable[[Run], None]") -> None:
         config = self.config
@@ -294,7 +294,7 @@ class Run:
             self.scores = [*self.scores, score][-GAMES:]
             logger.log(self.step, {"charts/episodic_return": score, "charts/episodic_length": info["episode"]["l"]})
         if first is not None:
-            self.replay.start(first)
+            self.replay.begin(first)
 
     def _restart(self, error: EnvironmentFailed) -> None:
         """Go on in a new environment after the first failure of one; the episode is cut. Raises the second failure."""
@@ -309,7 +309,7 @@ class Run:
     def _begin_episode(self) -> None:
         """Go on in a new environment, at the beginning of an episode."""
         self.env = build.start_env(self.config)
-        self.replay.start(self.env.reset(self.env_seed + self.step))
+        self.replay.begin(self.env.reset(self.env_seed + self.step))
 
     def _env_state(self) -> dict[str, Any] | None:
         """The state of the environment, which is started anew if it fails; None if it fails again, or the run is to stop."""

@@ -245,7 +245,7 @@ def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None
         run.env = build.start_env(config)
         obs = run.env.reset(seed=0)
         run.eval_env.reset(seed=0)
-        run.replay.start(obs)
+        run.replay.begin(obs)
         for _ in range(batch + agent.n_step + 8):
             run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
         sides: tuple[bool, ...] = (False, True) if frozen else (False,)

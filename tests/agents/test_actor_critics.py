@@ -375,7 +375,7 @@ def test_a_time_limit_is_not_the_end_of_value(name: str, frozen: bool) -> None:
     rng = np.random.default_rng(0)
     for step in range(150):
         if step % 5 == 0:
-            replay.start(rng.integers(0, 256, SHAPE, dtype=np.uint8))
+            replay.begin(rng.integers(0, 256, SHAPE, dtype=np.uint8))
         action = rng.uniform(-1, 1, A).astype(np.float32)
         replay.add(action, 1.0, False, step % 5 == 4, rng.integers(0, 256, SHAPE, dtype=np.uint8))
     if frozen:
@@ -432,7 +432,7 @@ def test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway(name: str) -> Non
     else:
         agent = DrQv2(DrQv2Config(noise_steps=1500, shift=0, n_step=1, **shared), (1, 16, 16), 1, seed=1)
     env, replay = Reach(seed=0), Replay((1, 16, 16), (1,), np.float32, memory=1_500_000, discount=0.8, seed=2)
-    replay.start(env.reset())
+    replay.begin(env.reset())
     for step in range(2400):
         if step == 1200:
             freeze(agent, replay)
@@ -441,7 +441,7 @@ def test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway(name: str) -> Non
         obs, reward, truncated = env.step(action)
         replay.add(action, reward, False, truncated, obs)
         if truncated:
-            replay.start(env.reset())
+            replay.begin(env.reset())
         if step >= 200:
             agent.update(replay.sample(64))
     agent.eval()

@@ -150,7 +150,7 @@ def test_true_operations_are_pytorchs_own_count(kind: str, seam: int | None) -> 
     replay = Replay(shape, *action, capacity=600, stack=3 if continuous else 4, n_step=agent.config.n_step)
     obs = np.zeros(shape, np.uint8)
     done: Any = np.zeros(2, np.float32) if continuous else 0
-    replay.start(obs)
+    replay.begin(obs)
     for _ in range(40):
         replay.add(done, 0.0, False, False, obs)
 

@@ -237,7 +237,7 @@ def test_the_replay_gives_back_the_environments_own_stacks() -> None:
     rng = np.random.default_rng(0)
     seen: list[tuple[np.ndarray, np.ndarray, bool]] = []
     obs, _ = env.reset(seed=0)
-    replay.start(obs)
+    replay.begin(obs)
     for step in range(1500):
         action = int(rng.integers(6))
         next_obs, reward, terminated, truncated, _ = env.step(action)
@@ -246,7 +246,7 @@ def test_the_replay_gives_back_the_environments_own_stacks() -> None:
         obs = next_obs
         if terminated or truncated:
             obs, _ = env.reset()
-            replay.start(obs)
+            replay.begin(obs)
     assert sum(terminated for *_, terminated in seen) > 5
     batch = replay.sample(300)
     for row, step in enumerate(batch.action.tolist()):

@@ -21,18 +21,18 @@ def sample(shape: tuple[int, ...], seed: int, one_sided: bool, scale: float = 1.
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(INTEGERS), one_sided=st.booleans(), seed=st.integers(0, 10**6), length=st.integers(1, 9),
+    dtype=st.sampled_from(INTEGERS), one_sided=st.booleans(), seed=st.integers(0, 10**6), length=st.integers(1, 9),
     scale=st.floats(1e-3, 1e3), maps=st.booleans(),
 )  # fmt: skip
 def test_what_lies_in_the_grid_comes_back_within_half_a_step(
-    kind: Dtype, one_sided: bool, seed: int, length: int, scale: float, maps: bool
+    dtype: Dtype, one_sided: bool, seed: int, length: int, scale: float, maps: bool
 ) -> None:
     shape = (length, 3, 2) if maps else (length,)
     z = sample((300, *shape), seed, one_sided, scale)
-    codec = Codec.fit(kind, z)
+    codec = Codec.fit(dtype, z)
     stored = codec.encode(z)
-    dtype, stored_shape = layout(kind, shape)
-    assert stored.dtype == dtype
+    stored_dtype, stored_shape = layout(dtype, shape)
+    assert stored.dtype == stored_dtype
     assert stored.shape == (300, *stored_shape)
     back = codec.decode(stored)
     assert back.dtype == torch.float32
@@ -65,9 +65,9 @@ def test_packing_of_four_bits_is_exact(length: int) -> None:
     assert codec.clipped == 0
 
 
-@pytest.mark.parametrize("kind", INTEGERS)
-def test_saturation(kind: Dtype) -> None:
-    codec = Codec(kind, (2,), (torch.tensor([0.0, -1.0]), torch.tensor([0.5, 0.25])))
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_saturation(dtype: Dtype) -> None:
+    codec = Codec(dtype, (2,), (torch.tensor([0.0, -1.0]), torch.tensor([0.5, 0.25])))
     z = torch.tensor([[-3.0, 1e9], [torch.inf, -torch.inf], [0.2, -1.1], [0.5, -0.6]])
     back = codec.decode(codec.encode(z))
     top = codec.top
@@ -104,10 +104,10 @@ def test_the_ends_of_a_grid_are_quantiles() -> None:
     assert float(low + 15 * step) == pytest.approx(float(ordered[round(1999 * 0.995)]), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", DTYPES)
-def test_state(kind: Dtype) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_state(dtype: Dtype) -> None:
     z = sample((100, 7), 4, one_sided=False, scale=3)
-    codec = Codec.fit(kind, z)
+    codec = Codec.fit(dtype, z)
     stored = codec.encode(10 * z)
     state = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in codec.get_state().items()}
     again = Codec.from_state(state)
@@ -134,9 +134,9 @@ def test_examples_are_bounded() -> None:
     assert examples("uint8", (32, 41, 41), 50_000, 4) * 4 * 32 * 41 * 41 * 4 <= 64_000_000
 
 
-@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("copies", [1, 3])
-def test_a_replay_that_stores_them(kind: Dtype, copies: int) -> None:
+def test_a_replay_that_stores_them(dtype: Dtype, copies: int) -> None:
     """Its batches are what a codec makes of the function's results, before and after the rewrite, whole capacity gained."""
     shape, stack, obs_shape = (5,), 2, (2, 6, 6)
     replay = Replay(obs_shape, (), "u1", memory=20_000, stack=stack, seed=1)
@@ -155,13 +155,13 @@ def test_a_replay_that_stores_them(kind: Dtype, copies: int) -> None:
         before = frames[-2] if len(frames) > 1 else frames[-1]
         return np.concatenate([before, frames[-1]])
 
-    replay.start(observe())
+    replay.begin(observe())
     for i in range(150):
         replay.add(i % 250, float(i), False, False, observe())
-    replay.rewrite(fn, copies, kind=kind)
-    dtype, stored = layout(kind, shape)
-    assert replay.bytes_per_step == replay.bytes_for(kind, copies, shape)
-    raw = copies * int(np.prod(stored)) * np.dtype(dtype).itemsize
+    replay.rewrite(fn, copies, dtype=dtype)
+    stored_dtype, stored = layout(dtype, shape)
+    assert replay.bytes_per_step == replay.bytes_for(dtype, copies, shape)
+    raw = copies * int(np.prod(stored)) * np.dtype(stored_dtype).itemsize
     assert raw + 6 <= replay.bytes_per_step <= raw + 12
     assert replay.capacity == 20_000 // replay.bytes_per_step
     for i in range(150, 200):
@@ -173,7 +173,7 @@ def test_a_replay_that_stores_them(kind: Dtype, copies: int) -> None:
             pair = np.concatenate(frames[max(0, step - 1) : step + 1] if step else [frames[0], frames[0]])
             expected = codec.decode(codec.encode(fn(torch.from_numpy(pair)[None], False)[0]))
             assert any(torch.equal(vector, one) for one in expected)
-    if kind in BITS:
+    if dtype in BITS:
         stored_since = torch.cat(
             [fn(torch.from_numpy(np.concatenate(frames[i - 1 : i + 1]))[None], False) for i in range(151, 201)]
         )

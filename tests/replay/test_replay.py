@@ -88,13 +88,13 @@ class World:
         self.history = ([new] * self.model.stack if first else [*self.history, new])[-self.model.stack :]
         return np.concatenate(self.history)
 
-    def start(self) -> None:
+    def begin(self) -> None:
         self.steps += 1
         if self.model.records and not self.ended() and not self.model.records[-1]["first"]:
             self.model.records[-2]["truncated"] = True
         obs = self.obs(first=True)
         self.model.observe(self.history[-1], first=True)
-        self.replay.start(obs)
+        self.replay.begin(obs)
 
     def ended(self) -> bool:
         last = self.model.records[-1]
@@ -226,7 +226,7 @@ def test_replay_is_its_model(
         embed = transform
 
     for steps, end in episodes:
-        world.start()
+        world.begin()
         for i in range(steps):
             maybe_rewrite()
             last = i == steps - 1
@@ -240,7 +240,7 @@ def test_replay_is_its_model(
 
 def filled(exponent: float, steps: int = 40, seed: int = 0) -> Replay:
     replay = Replay((1, 2, 2), (), np.int32, capacity=64, n_step=2, priority_exponent=exponent, seed=seed)
-    replay.start(np.zeros((1, 2, 2), np.uint8))
+    replay.begin(np.zeros((1, 2, 2), np.uint8))
     for i in range(steps):
         replay.add(i, 0.0, False, False, np.full((1, 2, 2), i % 256, np.uint8))
     return replay
@@ -316,11 +316,11 @@ def test_misuse_is_refused_in_a_sentence() -> None:
     with pytest.raises(MemoryError, match="refuses a replay"):
         Replay((1, 2, 2), (), np.uint8, memory=2**62)
     replay = Replay((1, 2, 2), (), np.uint8, capacity=10)
-    with pytest.raises(RuntimeError, match=r"call Replay\.start"):
+    with pytest.raises(RuntimeError, match=r"call Replay\.begin"):
         replay.add(0, 0.0, False, False, frame)
     with pytest.raises(RuntimeError, match="empty"):
         replay.rewrite(flat)
-    replay.start(frame)
+    replay.begin(frame)
     replay.rewrite(flat)
     with pytest.raises(RuntimeError, match="already"):
         replay.rewrite(flat)
@@ -328,7 +328,7 @@ def test_misuse_is_refused_in_a_sentence() -> None:
 
 def test_continuous_actions_come_back_as_they_went_in() -> None:
     replay = Replay((1, 2, 2), (3,), np.float32, capacity=10)
-    replay.start(np.zeros((1, 2, 2), np.uint8))
+    replay.begin(np.zeros((1, 2, 2), np.uint8))
     replay.add(np.array([0.25, -1, 0.5], np.float32), 1.0, False, False, np.zeros((1, 2, 2), np.uint8))
     batch = replay.sample(2)
     assert batch.action.dtype == torch.float32
@@ -339,11 +339,11 @@ def test_rewriting_takes_one_number_per_priority_beside_the_replay() -> None:
     """Of a replay that holds far more than fits beside it."""
     replay = Replay((1, 2, 2), (), np.uint8, capacity=20_000, priority_exponent=0.5)
     obs = np.zeros((1, 2, 2), np.uint8)
-    replay.start(obs)
+    replay.begin(obs)
     for i in range(25_000):
         replay.add(0, float(i), False, i % 1000 == 999, obs)
         if i % 1000 == 999:
-            replay.start(obs)
+            replay.begin(obs)
     tracemalloc.start()
     replay.rewrite(flat)
     _, most = tracemalloc.get_traced_memory()

@@ -223,7 +223,7 @@ def measure(settings: TrainConfig, steps: int = 8) -> dict[bool, tuple[float, fl
             run.env = build.start_env(settings)
             obs = run.env.reset(seed=0)
             run.eval_env.reset(seed=0)
-            run.replay.start(obs)
+            run.replay.begin(obs)
             for _ in range(2 * batch + settings.agent.n_step):
                 run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
             run.step = 10**6  # long past whatever happens at the start of a run
