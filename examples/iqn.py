@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seer_rl.agents.base import AgentConfig
+from seer_rl import AgentConfig, Batch
 from seer_rl.agents.networks import encoder, explored, output_shape
 from seer_rl.bounds import Count, NotNegative, Share, Size, Units
-from seer_rl.replay.replay import Batch
 
 
 @dataclass(frozen=True)

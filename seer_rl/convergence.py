@@ -1,8 +1,8 @@
-"""When has an encoder converged? Signals that cost almost nothing, and the rule that reads them.
+"""Tell when an encoder has converged: measure signals that cost almost nothing, and apply a rule to them.
 
-Every `EVERY` agent steps a batch of stored transitions is encoded twice: by the encoder as it is, and as it was at the
-measurement before. The two say what a freeze at that earlier moment would have cost by now: how far embeddings have moved, how
-often the heads would act otherwise on the older ones, by how much their error would be larger.
+Every `EVERY` agent steps, a batch of stored transitions is encoded twice: by the encoder as it is, and by the encoder as it was
+at the measurement before. Comparing the two says what a freeze at that earlier time would cost now: how far the embeddings have
+moved since, how often the heads would choose other actions on the older ones, and how much larger their error would be.
 """
 
 import copy
@@ -20,49 +20,53 @@ from seer_rl.agents.base import Agent
 from seer_rl.replay.replay import Batch, Replay
 
 EVERY = 2_500  # agent steps between measurements
-SAMPLES = 256  # transitions of a measurement, and observations of each of the stretches that are compared
+SAMPLES = 256  # transitions of a measurement; also the observations of each stretch of time that novelty compares
 ENCODED = 8 * SAMPLES  # observations that a measurement sends through an encoder
-GAMES = 10  # the latest training games, whose scores are compared with a random player's
+GAMES = 10  # progress compares the scores of so many latest training games with a random player's
 
-# The rule's numbers, the same for all games and tasks (docs/beyond.md says where they are from).
-IN_A_ROW = 2  # measurements
-MIN_CKA = 0.99  # the least CKA
-MIN_AGREEMENT = 0.7  # the least agreement: heads that look at the embeddings, and hardly notice that they are older
-NOVELTY = 2 / 3, 3 / 2  # novelty: neither new places, nor stuck in one
-MIN_PROGRESS = 0.75  # the least progress
+# The numbers of the rule, the same for all games and tasks. docs/beyond.md says where they come from.
+IN_A_ROW = 2  # measurements that must meet the rule
+MIN_CKA = 0.99  # the least CKA: embeddings keep their geometry
+MIN_AGREEMENT = 0.7  # the least agreement: the heads depend on the embeddings, and act alike on older ones
+NOVELTY = 2 / 3, 3 / 2  # the least and the largest novelty: the agent neither meets new places nor is stuck in one
+MIN_PROGRESS = 0.75  # the least progress: the agent plays better than a random player
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What was measured at `step`, against the measurement before unless said otherwise."""
+    """Hold what was measured at agent step `step`, compared with the measurement before. No signal has a unit."""
 
     step: int
-    cka: float  # linear CKA of the embeddings
-    drift: float  # their distance, relative to their spread (the reference distance of Egeria: Wang et al., 2023)
-    travel: float  # the weights' distance, relative to their norm (in place of the gradients of AutoFreeze: Liu et al., 2021)
-    moved: float  # 1 - linear CKA with the encoder that the run began with
-    agreement: float  # of the current heads' greedy actions on both embeddings, corrected for chance (`agreement`)
-    error: float  # temporal difference error of the current heads on the older embeddings, over that on the current ones
-    novelty: float  # how far from what was known before is what was met since, compared with a stretch earlier (`novelty`)
-    progress: float  # probability that one of the latest games scored more than a random player's (`progress`)
+    cka: float  # linear CKA of the current and the older encoder's embeddings, from 0 to 1
+    drift: float  # distance of these embeddings, divided by their spread (the reference distance of Egeria: Wang et al., 2023)
+    travel: float  # distance of the encoders' weights, divided by their norm (AutoFreeze takes gradients: Liu et al., 2021)
+    moved: float  # 1 - linear CKA with the embeddings of the encoder that the run began with
+    agreement: float  # how far the current heads act alike on both embeddings, corrected for chance: see `agreement`
+    error: float  # temporal difference error of the current heads on the older embeddings, divided by that on the current ones
+    novelty: float  # how new the latest observations are, compared with those of a stretch of time earlier: see `novelty`
+    progress: float  # probability that a recent game scored more than a random player's: see `progress`
 
 
 class ConvergenceMonitor:
-    """Measures an agent's encoder from time to time. Its training is not disturbed: random numbers are as if it never had."""
+    """Measure an agent's encoder from time to time. Training goes on as without it: its random numbers stay the same."""
 
     def __init__(self, agent: Agent) -> None:
+        """Take the encoder of `agent` as the one that the run begins with."""
         self.initial = _weights(agent.lower)
         self.reference = self.initial
         self.history: list[Signals] = []
 
     @torch.no_grad()
     def measure(self, agent: Agent, replay: Replay, step: int, scored: float = 0.0) -> Signals:
-        """Measure, keep it in `history`, and take the encoder of now for the next time's reference. scored: the progress."""
+        """Measure at agent step `step`; append the signals to `history` and return them.
+
+        The encoder of now becomes the older one of the next measurement. scored: the progress, see `progress`.
+        """
         states = agent.generator.get_state(), replay.rng.bit_generator.state
         agent.eval()
         device = next(agent.lower.parameters()).device
         batch = replay.sample(SAMPLES).to(device)
-        since = max(1, min(EVERY, (replay.size - replay.stack) // 3))  # records of each stretch
+        since = max(1, min(EVERY, (replay.size - replay.stack) // 3))  # records in each stretch of time
         ages = (np.linspace(i * since, (i + 1) * since - 1, SAMPLES).round().astype(np.int64) for i in range(3))
         met = (replay.aged(age).to(device) for age in ages)
         now, after, *stretches = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, *met))
@@ -91,11 +95,11 @@ class ConvergenceMonitor:
         return signals
 
     def get_state(self) -> dict[str, Any]:
-        """Everything, as plain values and tensors."""
+        """Return the whole state, as plain values and tensors."""
         return {"initial": self.initial, "reference": self.reference, "history": [asdict(signals) for signals in self.history]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `get_state`."""
+        """Go on from what `get_state` returned; its tensors may have become numpy arrays."""
         self.initial, self.reference = (
             {name: torch.from_numpy(np.array(value)) for name, value in state[which].items()}
             for which in ("initial", "reference")
@@ -104,18 +108,21 @@ class ConvergenceMonitor:
 
 
 def novelty(new: torch.Tensor, known: torch.Tensor, older: torch.Tensor) -> float:
-    """Mean distance of new to the nearest of known, over that of known to the nearest of older: [n, d] of equal stretches.
+    """Return how new the latest observations are: a ratio of two mean distances between nearest neighbours.
 
-    About 1 where what is met does not change, however alike neighbours in time are; 1 where all is the same.
+    new, known, older: embeddings [n, d] from three stretches of time of equal length, the latest first. The distance from each
+    of `new` to the nearest of `known` is divided by the distance from each of `known` to the nearest of `older`. The ratio is
+    about 1 where the agent goes on meeting the same kind of thing, however alike neighbours in time are. It is 1 where all are
+    the same.
     """
     now, before = torch.cdist(new, known).amin(1).mean(), torch.cdist(known, older).amin(1).mean()
     return float(now / before) if before > 0 else (1.0 if now == 0 else torch.inf)
 
 
 def progress(scores: Sequence[float], random: Sequence[float]) -> float:
-    """Probability that one of `scores` is above one of a random player's, ties counting half (Mann and Whitney); 0 of none.
+    """Return the probability that one of `scores` is above one of a random player's; ties count half (Mann and Whitney, 1947).
 
-    0.5 for a player like the random one.
+    It is 0.5 for a player like the random one, and 0 where either has no scores.
     """
     if not scores or not random:
         return 0.0
@@ -124,9 +131,10 @@ def progress(scores: Sequence[float], random: Sequence[float]) -> float:
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
-    """1 - mean |a_i - b_i| / mean |a_i - b_j| of two policies' actions [B, A] in the same states: 1 the same, 0 as by chance.
+    """Return how far two policies' actions `a`, `b` [B, A] in the same states agree: 1 if equal, 0 if no more than by chance.
 
-    Of one-hot actions this is Cohen's kappa. Two policies that never look at the state agree by chance alone: 0.
+    It is 1 - mean |a_i - b_i| / mean |a_i - b_j|; for one-hot actions this is Cohen's kappa. Two policies that do not depend on
+    the state agree by chance only, which gives 0.
     """
     by_chance = torch.cdist(a, b, p=1).mean()
     return float(1 - (a - b).abs().sum(1).mean() / by_chance) if by_chance > 0 else 0.0
@@ -142,29 +150,30 @@ def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def _embed(lower: nn.Module, agent: Agent, obs: torch.Tensor) -> torch.Tensor:
-    """What `lower` makes of images as the agent acts on them, without augmentation."""
-    # in eight parts, or this would be what takes most memory in a run
+    """Encode the images `obs` as the agent acts on them, without augmentation."""
+    # In eight parts: at once they would need more memory than anything else in a run.
     z: list[torch.Tensor] = [lower(center_crop(some, agent.obs_shape[-1])) for some in obs.chunk(8)]
     return torch.cat(z)
 
 
 def _errors(agent: Agent, batch: Batch) -> torch.Tensor:
-    """The mean error of a batch of embeddings; the same random numbers every time."""
+    """Return the mean error on a batch of embeddings, with the same random numbers every time."""
     agent.generator.manual_seed(0)
     return agent.errors(batch).abs().mean()
 
 
 def _actions(policy: torch.Tensor, continuous: bool) -> torch.Tensor:
-    """Actions [B, A] of what `Agent.policy` gave: those, or the one-hot code of the largest expected return."""
+    """Return actions [B, A] from what `Agent.policy` gave: mean actions as they are, expected returns as a one-hot choice."""
     return policy if continuous else F.one_hot(policy.argmax(1), policy.shape[1]).float()
 
 
 def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:
-    """Whether to freeze now, at the last of the measurements.
+    """Decide whether to freeze at the latest of the measurements in `history`, of which there must be one.
 
-    Between `earliest` and `latest`: where in the last `IN_A_ROW` measurements embeddings kept their geometry and the heads
-    acted alike on older ones. An encoder that has learnt nothing does not change either; its agent plays like a random one.
-    One that has not explored will still change: new places raise novelty, and being stuck in one lowers it.
+    The answer is yes from agent step `latest` on. Between `earliest` and `latest` it is yes if the last `IN_A_ROW` measurements
+    all meet four conditions. The embeddings kept their geometry (cka), and the heads acted alike on older ones (agreement). The
+    agent plays better than a random one (progress): an encoder that has learnt nothing does not change either. The agent is not
+    exploring (novelty): meeting new places, which will change the encoder, raises novelty, and being stuck in one lowers it.
     """
     recent = history[-IN_A_ROW:]
     still = [s.cka >= MIN_CKA and s.agreement >= MIN_AGREEMENT for s in recent]
@@ -174,11 +183,11 @@ def converged(history: Sequence[Signals], earliest: int, latest: int) -> bool:
 
 
 def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Linear centred kernel alignment of x [n, p] and y [n, q], between 0 and 1 (Kornblith et al., 2019, eq. 3 and 4).
+    """Return the linear centred kernel alignment of x [n, p] and y [n, q], from 0 to 1 (Kornblith et al., 2019, eq. 3 and 4).
 
-    HSIC is estimated without bias (Song et al., 2012, eq. 5), so that independent layers score about 0 with few samples too,
-    where the plain estimate would give sqrt(p q / ((n + p) (n + q))). Below 0 it is 0, and so it is where a layer is constant.
-    Raises ValueError for fewer than 4 samples.
+    HSIC is estimated without bias (Song et al., 2012, eq. 5). So independent layers score about 0 even with few samples, where
+    the plain estimate would give sqrt(p q / ((n + p) (n + q))). Estimates below 0 count as 0; a constant layer scores 0, too.
+    Raises ValueError for fewer than 4 samples, or different numbers of them.
     """
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"similarity needs the same samples on both sides, 4 or more, not {len(x)} and {len(y)}")
@@ -188,13 +197,14 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _hsic(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Unbiased estimate of the Hilbert-Schmidt independence criterion with linear kernels K = x x^T and L = y y^T.
+    """Estimate the Hilbert-Schmidt independence criterion without bias, with linear kernels K = x x^T and L = y y^T.
 
-    Their diagonals are left out. Samples may be tens of thousands, or units: the matrices are as small as the fewer of them.
+    The diagonals of the kernels are left out. There may be tens of thousands of samples, or of units: the matrices that are
+    computed are as small as the smaller of the two numbers.
     """
     n = len(x)
     diagonal_k, diagonal_l = x.square().sum(dim=1), y.square().sum(dim=1)
-    rows_k, rows_l = x @ x.sum(dim=0) - diagonal_k, y @ y.sum(dim=0) - diagonal_l  # sums of rows without it
+    rows_k, rows_l = x @ x.sum(dim=0) - diagonal_k, y @ y.sum(dim=0) - diagonal_l  # sums of rows, without the diagonal
     products = (x @ x.T * (y @ y.T)).sum() if n < min(x.shape[1], y.shape[1]) else (x.T @ y).square().sum()
     trace = products - diagonal_k @ diagonal_l
     sums = rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2))

@@ -1,8 +1,8 @@
-"""SEER, the idea: once the encoder has converged, freeze it and replace every stored image by its embedding.
+"""Freeze a converged encoder, and replace every stored image by its embedding: this is SEER, the idea of the library.
 
-Chen et al., "Improving Computational Efficiency in Visual Reinforcement Learning via Stored Embeddings" (first called LeVER).
-Nothing else in the library knows when this happens. An agent sends uint8 observations through its `lower` module and takes
-anything else as an embedding, so the same update trains on images before and on embeddings after.
+Chen et al. wrote "Improving Computational Efficiency in Visual Reinforcement Learning via Stored Embeddings"; their first name
+for SEER was LeVER. Nothing else in the library knows when the freeze happens: an agent sends uint8 observations through its
+`lower` module and takes anything else as an embedding, so one update trains on images before and on embeddings after.
 """
 
 import warnings
@@ -24,14 +24,19 @@ def freeze(
     dtype: Dtype = "float32",
     check_stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Stop training `agent.lower` and rewrite `replay` with its embeddings, in place (the paper's section 4, algorithm 1).
+    """Stop training `agent.lower`, and replace the images in `replay` by its embeddings, in place (section 4, algorithm 1).
 
-    The target's lower module becomes a copy of the online one; layers above the seam are left alone on both sides. The
-    replay then holds as many steps as its bytes allow, at most `capacity`. Its images are gone afterwards.
-    copies: K, embeddings of differently augmented images per observation; one for an agent that augments nothing.
-    dtype: how embeddings are stored; the agent gets them as float32 in any case.
-    check_stop: called before each pass; it may raise to give up, which leaves agent and replay useless.
-    Warns where embeddings take more room than frames, so that steps are lost instead of won.
+    The target network's lower module becomes a copy of the online one. Layers above the seam stay as they are. Afterwards the
+    images are gone, and the replay holds as many steps as its bytes allow. Go on with the same `update` and the same `replay`.
+
+    agent: see `Freezable`.
+    replay: holds uint8 images [C, H, W], at least one.
+    capacity: the most steps to hold, even if more would fit; None: no other limit than the bytes.
+    copies: K, the embeddings stored of each observation, each of another augmentation. It is 1 where nothing is augmented.
+    dtype: how embeddings are stored. The agent gets them as float32.
+    check_stop: is called before each pass through the encoder. It may raise to give up: agent and replay are then useless.
+    Raises RuntimeError where the replay is empty or frozen already, and ValueError where too few embeddings would fit into it.
+    Warns where an embedding takes more room than a frame, so that the replay holds fewer steps than before.
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     agent.target_lower.load_state_dict(agent.lower.state_dict())
@@ -46,32 +51,39 @@ def freeze(
 
 
 def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lambda: None) -> Rewriter:
-    """Stop the training below the seam; return what makes embeddings of observations from then on."""
+    """Stop training below the seam; return the function that makes embeddings of observations, as `Replay.rewrite` takes it.
+
+    The function maps images [B, C, H, W] uint8 to float32 [B, copies, ...], or [1, 1 + copies, ...] where the one to act on is
+    none of the copies (see `Rewriter`). `freeze` does this and all the rest; call it yourself only to restore a frozen replay.
+
+    copies: K, as `freeze` used it. check_stop: as for `freeze`.
+    """
     for module in (agent.lower, agent.target_lower):
         module.requires_grad_(False)
         for parameter in module.parameters():
-            parameter.grad = None  # optimizers pass over parameters that have none
+            parameter.grad = None  # an optimizer passes over parameters without a gradient
 
     @torch.no_grad()
     def embeddings(obs: torch.Tensor, current: bool) -> torch.Tensor:
         if not current:
             check_stop()
         images = views(agent, obs.to(next(agent.lower.parameters()).device), copies, current)
-        z: torch.Tensor = agent.lower(torch.cat(images))  # one pass for all of them
+        z: torch.Tensor = agent.lower(torch.cat(images))  # all images in one pass
         return z.view(len(images), len(obs), *z.shape[1:]).transpose(0, 1)  # [B, views, ...]
 
     return embeddings
 
 
 def copies_of(agent: Freezable, obs: torch.Tensor, copies: int) -> int:
-    """K: how many embeddings of an observation `obs` [1, C, H, W] to store. All are the same where nothing is augmented."""
+    """Return K, the embeddings to store of each observation: `copies`, or 1 where `obs` [1, C, H, W] is not augmented."""
     return 1 if agent.augment(obs) is obs else copies
 
 
 def views(agent: Freezable, obs: torch.Tensor, copies: int, current: bool) -> list[torch.Tensor]:
-    """The images of `obs` [B, C, H, W] to embed: `copies` augmented ones; where augmented, before them the one to act on.
+    """List the images to embed of `obs` [B, C, H, W] uint8: `copies` augmented ones.
 
-    An agent acts on what lies in the middle of its augmented images: the centre crop, or the whole image.
+    With `current`, the image to act on stands before them, unless it is one of them because nothing is augmented. It is the
+    middle of the observation, of the size of augmented images: the centre crop, or the whole image.
     """
     augmented = [agent.augment(obs) for _ in range(copies)]
     acted_on = [center_crop(obs, augmented[0].shape[-1])] if current and augmented[0] is not obs else []
@@ -79,9 +91,10 @@ def views(agent: Freezable, obs: torch.Tensor, copies: int, current: bool) -> li
 
 
 def paper_capacity(capacity: int, frame_bytes: int, length: int, embeddings: int = 1, copies: int = 1) -> int:
-    """C' = floor(C P / (4 N K L)), the paper's capacity after the freeze (section 4.2).
+    """Return C' = floor(C P / (4 N K L)), the paper's capacity in steps after the freeze (section 4.2).
 
-    capacity: C, steps held before; frame_bytes: P; length: L, floats per embedding; embeddings: N per observation (1 for
-    Q-learning); copies: K. It counts observations only; `Replay.capacity` counts every byte.
+    capacity: C, the capacity in steps before. frame_bytes: P. length: L, the floats of an embedding. embeddings: N, the
+    embeddings of an observation, 1 for Q-learning. copies: K. The formula counts observations only; `Replay.capacity` counts
+    every byte.
     """
     return capacity * frame_bytes // (4 * embeddings * copies * length)

@@ -32,6 +32,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "seer_rl":
             module = (node.module or "").removeprefix("seer_rl").removeprefix(".")
             names = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names}
+            assert module or names <= MODULES.keys() | {"__version__"}, f"{path} takes {names} from the public names above it"
             found |= {name if name in MODULES else module for name in names} - {""}
         assert not isinstance(node, ast.Import) or all(
             a.name == "seer_rl" or not a.name.startswith("seer_rl.") for a in node.names

@@ -1,7 +1,7 @@
-"""The contract of agents: what the freeze, a training run and the tools around it ask of one, and nothing else.
+"""State the contract of agents: all that the freeze, a training run and the tools around it ask of an agent.
 
-An agent is a `torch.nn.Module` that meets `Agent`, and a frozen dataclass of settings that inherits `AgentConfig`. Adding one
-is a file, and its class in `AGENTS` (`agents/__init__.py`).
+An agent is a `torch.nn.Module` that meets `Agent`, with a frozen dataclass of settings that inherits `AgentConfig`. To add one,
+write a file and list its class in `AGENTS` (`agents/__init__.py`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from seer_rl.replay.replay import Batch
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Settings that every agent has, because a training run reads them."""
+    """Configure an agent: these settings every agent has, because a training run reads them."""
 
     encoder: str = "canonical"
     """Convolutions by name, or module:factory, a PyTorch module from elsewhere."""
@@ -34,95 +34,113 @@ class AgentConfig:
 
 
 class Freezable(Protocol):
-    """What `freeze` asks of an agent."""
+    """Say what `freeze` asks of an agent: two modules and one method."""
 
     @property
     def lower(self) -> nn.Module:
-        """Give the module below the seam: uint8 images [B, C, H, W] -> float32 embeddings [B, ...]."""
+        """Return the module below the seam. It maps uint8 images [B, C, H, W] to float32 embeddings [B, ...]."""
 
     @property
     def target_lower(self) -> nn.Module:
-        """Give that of the target network; the very same where the target has none of its own."""
+        """Return the same module of the target network; `lower` itself where the target shares it."""
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
-        """Give images [B, C, H, W] uint8 as an update sees them, of the size that `lower` takes; `obs` itself if as it is."""
+        """Augment images [B, C, H, W] uint8 as an update does, to the size that `lower` takes.
+
+        Return `obs` itself, the same object, where the agent augments nothing.
+        """
 
 
 class Modular(Protocol):
-    """What is made of modules: a `torch.nn.Module`, or an agent."""
+    """Stand for whatever is made of modules: a `torch.nn.Module` or an agent."""
 
-    def modules(self) -> Iterator[nn.Module]: ...
+    def modules(self) -> Iterator[nn.Module]:
+        """Iterate over all modules, as `torch.nn.Module` does."""
 
-    def named_modules(self) -> Iterable[tuple[str, nn.Module]]: ...
+    def named_modules(self) -> Iterable[tuple[str, nn.Module]]:
+        """Iterate over all modules with their names, as `torch.nn.Module` does."""
 
 
 class Agent(Freezable, Modular, Protocol):
-    """What a training run asks of an agent, which is a `torch.nn.Module`.
+    """Say what a training run asks of an agent, which is a `torch.nn.Module`.
 
-    Random numbers come from `generator` alone. Weights, every optimizer that is an attribute, and the generator are saved in
-    checkpoints by themselves; whatever else an update or an act changes is for `get_extra_state` and `set_extra_state`, which
-    are PyTorch's: plain values, in checkpoints and not in files of weights. Names of weights begin with "target_" where, and
-    only where, they are a target network's.
+    An observation is uint8 [B, C, H, W], or what `lower` made of it, float32 [B, ...]: every method below takes both.
+    All random numbers come from `generator`. A checkpoint saves the weights, the generator, and every optimizer that is an
+    attribute. Whatever else an update or an act changes must be in PyTorch's `get_extra_state`, as plain values: it is saved in
+    checkpoints, but not in files of weights. The names of a target network's weights, and only those, begin with "target_".
     """
 
-    name: ClassVar[str]  # on the command line
-    Config: ClassVar[type[Any]]  # its settings, an AgentConfig
-    continuous: ClassVar[bool]  # actions are float32 [A] in [-1, 1]; else whole numbers below `actions`
-    compiled: ClassVar[str | None]  # the method that is worth compiling: Batch -> losses [B]
-    sharing: ClassVar[int]  # N: networks that share the encoder, in the paper's count of operations
+    name: ClassVar[str]  # the name on the command line
+    Config: ClassVar[type[Any]]  # the class of its settings, an AgentConfig
+    continuous: ClassVar[bool]  # True: actions are float32 [A] in [-1, 1]. False: they are integers from 0 to `actions` - 1
+    compiled: ClassVar[str | None]  # the name of the method that is worth compiling, if any: Batch -> losses [B]
+    sharing: ClassVar[int]  # N, the networks that share the encoder, in the paper's count of operations
 
     config: Any
     obs_shape: tuple[int, ...]  # (C, H, W) of the images that `lower` takes
-    actions: int  # how many there are, or the length of one
+    actions: int  # the number of discrete actions, or the length A of a continuous one
     generator: torch.Generator
     training: bool
 
     def __init__(self, config: Any, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0) -> None:
-        """Make an agent for images `obs_shape` (C, H, W). seam: layers below it (None: all). seed: of the generator."""
+        """Make an agent for images of `obs_shape` (C, H, W).
+
+        actions: see above. seam: how many layers lie below it; None: all of them. seed: of the generator.
+        Raises ValueError for settings and shapes that do not fit together.
+        """
 
     @property
     def encoder(self) -> nn.Module:
-        """Give all that can be carried to another task: every layer below the heads, whichever side of the seam it lies on."""
+        """Return every layer below the heads, on both sides of the seam: all that can be carried to another task."""
 
     @property
     def target_encoder(self) -> nn.Module:
-        """Give those of its layers that the target has of its own, under the same names."""
+        """Return those layers of the encoder that the target network has of its own, under the same names."""
 
     @property
     def period(self) -> int:
-        """Give the number of updates after which what an update computes begins again."""
+        """Return the number of updates in a cycle: 2 where every second update does more than the others."""
 
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        """Choose actions [N] int64, or [N, A] float32, at observations [N, ...]: to learn in training mode, else to score."""
+        """Choose actions [N] int64, or [N, A] float32, at `obs` [N, ...]. In training mode they explore."""
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
-        """Give expected returns [B, actions], of which the greedy policy takes the largest; or the mean actions [B, A]."""
+        """Return expected returns [B, actions], of which the greedy policy takes the largest; or mean actions [B, A]."""
 
     def __call__(self, obs: torch.Tensor) -> Any:
-        """Let every layer of the online network compute (`forward`), at observations [B, ...] as the agent acts on them."""
+        """Run every layer of the online network (`forward`) at `obs` [B, ...], prepared as for `act`."""
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Learn from `batch`, of images or of embeddings; give metrics by name, and each transition's error [B]."""
+        """Learn from `batch`; return metrics by name, and the error of each transition [B], which becomes its priority."""
 
     def errors(self, batch: Batch) -> torch.Tensor:
-        """Give how wrong the agent is about each transition [B], and learn nothing."""
+        """Return the error of each transition [B] without learning from it."""
 
-    # And of torch.nn.Module:
+    # What follows is torch.nn.Module's.
 
-    def train(self, mode: bool = True) -> Any: ...
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode, in which `act` explores."""
 
-    def eval(self) -> Any: ...
+    def eval(self) -> Any:
+        """Set evaluation mode."""
 
-    def to(self, device: torch.device) -> Any: ...
+    def to(self, device: torch.device) -> Any:
+        """Move all weights to `device`; return the agent."""
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over all weights."""
 
-    def zero_grad(self, set_to_none: bool = True) -> None: ...
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return all weights, buffers and the extra state, by name."""
 
-    def load_state_dict(self, state: Any) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any:
+        """Go on from what `state_dict` returned."""
 
-    def get_extra_state(self) -> Any: ...
+    def get_extra_state(self) -> Any:
+        """Return what an update or an act changes beside weights, optimizers and generator, as plain values."""
 
-    def set_extra_state(self, state: Any) -> None: ...
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from what `get_extra_state` returned."""

@@ -1,4 +1,4 @@
-"""CURL (Srinivas et al., 2020): RAD whose critic's encoder also learns to tell images apart, whatever their crop."""
+"""Learn by CURL (Srinivas et al., 2020): RAD whose encoder also learns to tell images apart, however they are cropped."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,14 +14,14 @@ from seer_rl.replay.replay import Batch
 
 @dataclass(frozen=True)
 class CURLConfig(RADConfig):
-    """Settings of CURL."""
+    """Configure CURL."""
 
 
 class CURL(RAD):
-    """RAD and a contrastive loss. Two crops of one image are needed for it: on embeddings it ends by itself.
+    """Learn by RAD and a contrastive loss. The loss compares two crops of an image, so there is none on stored embeddings.
 
-    As in the authors' code, two Adams step the critic's encoder down the same contrastive gradient. One is the loss's own, and
-    trains W, too. The other is the critics', whose moments are of both losses, as in the code that made the paper's curves.
+    As in the code that made the paper's curves, two Adam optimizers move the critic's encoder by the same contrastive gradient.
+    One belongs to the contrastive loss and trains W, too. The other is the critics', so its moments come from both losses.
     """
 
     name: ClassVar[str] = "curl"
@@ -30,6 +30,7 @@ class CURL(RAD):
     def __init__(
         self, config: CURLConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
+        """Make the agent, as `RAD` does."""
         super().__init__(config, obs_shape, actions, seam, seed)
         self.similarity = nn.Parameter(torch.rand(config.embedding, config.embedding))  # W
         own = {id(p) for p in self.critic.parameters()}
@@ -37,7 +38,10 @@ class CURL(RAD):
         self.contrastive_optimizer = torch.optim.Adam([self.similarity, *encoder], config.learning_rate, fused=True)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """RAD's update, then on images two steps of the encoder and one of W down the contrastive loss."""
+        """Update as RAD does; then, on images, take two steps of the encoder and one of W down the contrastive loss.
+
+        Returns metrics, and each transition's temporal difference [B].
+        """
         metrics, errors = super().update(batch)
         if batch.obs.dtype == torch.uint8:
             loss = self.contrastive_loss(self.augment(batch.obs), self.augment(batch.obs))
@@ -48,10 +52,10 @@ class CURL(RAD):
         return metrics, errors
 
     def contrastive_loss(self, anchor: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        """InfoNCE: which of the B keys is another crop of this query's image? (section 4.3)
+        """Return the InfoNCE loss: which of the B keys is another crop of the query's image? (section 4)
 
-        anchor, positive: [B, C, S, S] uint8 crops of the same images. Query q: the critic's embedding; key k: its target's.
-        Logits q W k^T [B, B], of which the diagonal is right.
+        anchor, positive: crops [B, C, S, S] uint8 of the same images. A query q is the critic's embedding of an anchor; a key k
+        is the target's embedding of a positive. The logits are q W k^T [B, B]; the right answers lie on the diagonal.
         """
         _, query = self.embed(self.encoder, anchor)
         with torch.no_grad():

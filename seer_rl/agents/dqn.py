@@ -1,4 +1,4 @@
-"""DQN (Mnih et al., 2015): the plain agent. Epsilon-greedy, one hidden layer, Huber loss on the temporal difference."""
+"""Learn by DQN (Mnih et al., 2015): epsilon-greedy actions, one hidden layer, Huber loss on the temporal difference."""
 
 import copy
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from seer_rl.replay.replay import Batch
 
 @dataclass(frozen=True)
 class DQNConfig(AgentConfig):
-    """Settings of DQN."""
+    """Configure DQN."""
 
     encoder: str = "canonical"
     """Convolutions: canonical (3 layers, 3136 features of an 84x84 stack) or data-efficient (2 layers, 576 features);
@@ -43,7 +43,7 @@ class DQNConfig(AgentConfig):
 
 
 class DQN(nn.Module):
-    """The agent: an encoder under a head, a target copy of both, and one update."""
+    """Learn action values by deep Q-learning (Mnih et al., 2015): an encoder under a head, and a target copy of both."""
 
     name: ClassVar[str] = "dqn"
     Config: ClassVar[type[DQNConfig]] = DQNConfig
@@ -55,7 +55,11 @@ class DQN(nn.Module):
     def __init__(
         self, config: DQNConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, H, W) of uint8 images. seam: convolutions below it (default: all)."""
+        """Make the agent for uint8 images of `obs_shape` (C, H, W) and `actions` discrete actions.
+
+        seam: how many convolutions lie below it; None: all. seed: of the generator.
+        Raises ValueError where the encoder does not fit the images or has no such convolution.
+        """
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
         self.encoder = encoder(config.encoder, obs_shape, seam)
@@ -72,7 +76,7 @@ class DQN(nn.Module):
         self.acts = self.updates = 0
 
     def get_extra_state(self) -> dict[str, int]:
-        """Give the counters."""
+        """Return the counters."""
         return {"acts": self.acts, "updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -81,43 +85,43 @@ class DQN(nn.Module):
 
     @property
     def lower(self) -> nn.Module:
-        """Give what is below the seam."""
+        """Return the encoder's modules below the seam: uint8 [B, C, H, W] to float32 [B, ...]."""
         return self.encoder.lower
 
     @property
     def target_lower(self) -> nn.Module:
-        """Give that of the target."""
+        """Return the target encoder's modules below the seam."""
         return self.target_encoder.lower
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
-        """DQN augments nothing."""
+        """Return `obs` [B, C, H, W] uint8 as it is: DQN augments nothing."""
         return obs
 
     @property
     def epsilon(self) -> float:
-        """Share of random actions now."""
+        """Return the share of random actions now, from 0 to 1."""
         if not self.training:
             return self.config.eval_epsilon
         return max(self.config.epsilon_final, 1 - (1 - self.config.epsilon_final) * self.acts / self.config.epsilon_steps)
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        """Choose epsilon-greedy actions [N] at `obs` [N, ...]."""
+        """Choose epsilon-greedy actions [N] int64 at `obs` [N, ...]: images, or embeddings of them."""
         explore = torch.rand(len(obs), generator=self.generator) < self.epsilon
         self.acts += self.training
         return explored(self, obs, explore)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
-        """Expected returns [B, actions] at `obs`, of which the greedy policy takes the largest."""
+        """Return expected returns [B, actions] float32 at `obs` [B, ...]: the greedy policy takes the largest."""
         values: torch.Tensor = self.head(self.encoder(obs))
         return values
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Let every layer compute: the policy needs them all."""
+        """Run every layer at `obs` [B, ...]: `policy` needs them all."""
         return self.policy(obs)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One gradient step; returns metrics and each transition's temporal difference [B]."""
+        """Take a gradient step (algorithm 1); return metrics, and the temporal difference of each transition [B]."""
         difference = self.temporal_difference(batch)
         loss = (batch.weight * F.huber_loss(difference, torch.zeros_like(difference), reduction="none")).mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,11 +134,12 @@ class DQN(nn.Module):
         return {"losses/loss": loss.detach()}, difference.detach()
 
     def errors(self, batch: Batch) -> torch.Tensor:
-        """How wrong the network is [B]; never the compiled difference, whose batches have one size."""
+        """Return the temporal difference of each transition [B], for a batch of any size, without learning from it."""
+        # Not by way of `self`: there a training run puts the compiled method, which is made for one size.
         return DQN.temporal_difference(self, batch)
 
     def temporal_difference(self, batch: Batch) -> torch.Tensor:
-        """Q(obs, action) - (reward + discount * max_a Q_target(next_obs, a)), [B]."""
+        """Return Q(obs, action) - (reward + discount * max_a Q_target(next_obs, a)) of each transition [B]."""
         q = self.head(self.encoder(batch.obs)).gather(1, batch.action[:, None]).squeeze(1)
         with torch.no_grad():
             best = self.target_head(self.target_encoder(batch.next_obs)).amax(dim=1)

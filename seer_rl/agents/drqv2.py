@@ -1,8 +1,9 @@
-"""DrQ-v2 (Yarats et al., 2022): deep deterministic policy gradients from pixels, n-step returns, random shifts, fading noise.
+"""Learn by DrQ-v2 (Yarats et al., 2022): deterministic policy gradients from pixels, with n-step returns, random shifts and
+exploration noise that falls.
 
-Convolutions are shared and trained by the critic; actor and critic own an embedding each. Of the encoder only the critic's
-embedding has a slow target. Images are convolved once per update and time step, before both losses; the actor's loss then uses
-the embedding as the critic's step left it, of the features from before, as the authors' code does.
+Actor and critic share convolutions, which the critic trains, and have an embedding each. Of the encoder, only the embedding has
+a slow target. An update convolves its images once, before both losses. As in the authors' code, the actor's loss embeds those
+features again, after the critic's step.
 """
 
 import copy
@@ -31,7 +32,7 @@ from seer_rl.replay.replay import Batch
 
 @dataclass(frozen=True)
 class DrQv2Config(AgentConfig):
-    """Settings of DrQ-v2."""
+    """Configure DrQ-v2."""
 
     encoder: str = "sac-ae"
     """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
@@ -49,7 +50,7 @@ class DrQv2Config(AgentConfig):
     noise_start: NotNegative = 1.0
     """Standard deviation of the exploration noise at the start."""
     noise_end: NotNegative = 0.1
-    """And in the end."""
+    """Standard deviation of the exploration noise in the end."""
     noise_steps: Count = 100_000
     """Agent steps in which it falls, linearly. Its authors' are 100,000 for easy tasks, 500,000 for medium and 2,000,000 for
     hard ones."""
@@ -66,7 +67,7 @@ class DrQv2Config(AgentConfig):
 
 
 class DrQv2(nn.Module):
-    """The agent: shared convolutions, embeddings, actor, twin critics and their target, and one update."""
+    """Learn a deterministic policy by DrQ-v2: an encoder, an actor, twin critics, and targets of embedding and critics."""
 
     name: ClassVar[str] = "drqv2"
     Config: ClassVar[type[DrQv2Config]] = DrQv2Config
@@ -78,9 +79,10 @@ class DrQv2(nn.Module):
     def __init__(
         self, config: DrQv2Config, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, S, S) of uint8 images. actions: length of an action.
+        """Make the agent for uint8 images of `obs_shape` (C, S, S) and actions of `actions` numbers.
 
-        seam: convolutions below it. Default: everything up to and with the embeddings is.
+        seam: how many convolutions lie below it; None: the whole encoder does, embeddings included. seed: of the generator.
+        Raises ValueError where the shift is as wide as the images, or the encoder does not fit them or has no such convolution.
         """
         super().__init__()
         if config.shift >= obs_shape[-1]:
@@ -106,7 +108,7 @@ class DrQv2(nn.Module):
         self.acts = 0
 
     def get_extra_state(self) -> dict[str, int]:
-        """Give the counter."""
+        """Return the counter."""
         return {"acts": self.acts}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -115,30 +117,30 @@ class DrQv2(nn.Module):
 
     @property
     def embedding(self) -> ActorCriticEmbedding:
-        """Give the encoder's last layer, which does not belong to its convolutions: the target has one of its own."""
+        """Return the encoder's last layer. Unlike the convolutions, the target has one of its own."""
         return cast(ActorCriticEmbedding, self.encoder.embedding)
 
     @property
     def target_embedding(self) -> ActorCriticEmbedding:
-        """Give the target's."""
+        """Return the target's embedding layer."""
         return cast(ActorCriticEmbedding, self.target_encoder.embedding)
 
     @property
     def lower(self) -> nn.Module:
-        """Give what is below the seam, of the online network."""
+        """Return the online network's modules below the seam: uint8 [B, C, S, S] to float32 [B, ...]."""
         return nn.Sequential(self.encoder.lower, self.embedding) if self.whole else self.encoder.lower
 
     @property
     def target_lower(self) -> nn.Module:
-        """Give that of the target, whose convolutions are the online ones."""
+        """Return the target network's modules below the seam. It shares the online convolutions."""
         return nn.Sequential(self.encoder.lower, self.target_embedding) if self.whole else self.encoder.lower
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
-        """A random shift of each image [B, C, S, S]."""
+        """Shift each of the images [B, C, S, S] uint8 at random, by up to `shift` pixels either way (section 3.1)."""
         return random_shift(obs, self.config.shift, self.generator)
 
     def view(self, obs: torch.Tensor) -> torch.Tensor:
-        """What of `obs` an update sees: images (uint8) are augmented, anything else is an embedding already."""
+        """Return what an update sees of `obs` [B, ...]: augmented images if they are uint8; embeddings stay as they are."""
         return self.augment(obs) if obs.dtype == torch.uint8 else obs
 
     def features(self, view: torch.Tensor) -> torch.Tensor:
@@ -159,13 +161,16 @@ class DrQv2(nn.Module):
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the exploration noise now (section 3.1, equation 4)."""
+        """Return the standard deviation of the exploration noise now (section 3.1, equation 4)."""
         done = min(1.0, self.acts / max(1, self.config.noise_steps))
         return self.config.noise_start + (self.config.noise_end - self.config.noise_start) * done
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        """Choose actions [N, A] at `obs` [N, ...]: with noise in training (at first uniform ones), without in evaluation."""
+        """Choose actions [N, A] float32 in [-1, 1] at `obs` [N, ...]: images, or embeddings of them.
+
+        In training they have noise, and the first `learning_starts` of them are uniform; in evaluation they have none.
+        """
         if self.training:
             self.acts += 1
             if self.acts <= self.config.learning_starts:
@@ -176,31 +181,34 @@ class DrQv2(nn.Module):
         return action
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
-        """The action [B, A] at `obs`, without noise."""
+        """Return the actions [B, A] float32 at `obs` [B, ...], without noise."""
         return torch.tanh(self.actor(self.seen(obs)[0]))
 
     def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The actor's and the critic's embedding [B, L] of `obs` as it is, without shifts."""
+        """Return the actor's and the critic's embedding, [B, L] each, of `obs` as it is, without shifts."""
         return self.embed(self.embedding, self.features(obs), self.stored(obs))
 
     def draw(self, like: torch.Tensor, std: float) -> torch.Tensor:
-        """Gaussian noise in the shape of `like`."""
+        """Draw Gaussian noise of standard deviation `std`, in the shape and on the device of `like`."""
         return torch.randn(like.shape, generator=self.generator).to(like.device) * std
 
     def noisy_action(self, z: torch.Tensor) -> torch.Tensor:
-        """The policy's action [B, A] at actor embeddings [B, L] plus clipped noise, in [-1, 1]; gradients pass the clamp."""
+        """Return the policy's actions [B, A] at actor embeddings `z` [B, L] plus clipped noise, clamped to [-1, 1].
+
+        Gradients pass as if there were neither noise nor clamp.
+        """
         action = torch.tanh(self.actor(z))
         clip = self.config.noise_clip
         noisy = (action + self.draw(action, self.noise).clamp(-clip, clip)).clamp(-1, 1)
         return action + (noisy - action).detach()
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Let every layer compute: the policy's actions [B, A], and what the critics say of them [2, B]."""
+        """Run every layer at `obs` [B, ...]: return the policy's actions [B, A] and their values by the two critics [2, B]."""
         action = self.policy(obs)
         return action, self.critic(self.seen(obs)[1], action)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One step of the critics and of the actor; returns metrics and each transition's temporal difference [B]."""
+        """Take a step of the critics and of the actor; return metrics, and each transition's temporal difference [B]."""
         features, stored = self.features(self.view(batch.obs)), self.stored(batch.obs)
         _, critic_z = self.embed(self.embedding, features, stored)
         difference = self.temporal_difference(critic_z, batch)  # [2, B]
@@ -216,12 +224,15 @@ class DrQv2(nn.Module):
         return metrics, difference.detach().abs().mean(dim=0)
 
     def errors(self, batch: Batch) -> torch.Tensor:
-        """How wrong the critics are, [B]."""
+        """Return the temporal difference of each transition [B], the mean of both critics', without learning from it."""
         _, critic_z = self.embed(self.embedding, self.features(self.view(batch.obs)), self.stored(batch.obs))
         return self.temporal_difference(critic_z, batch).abs().mean(dim=0)
 
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Q_i(obs, action) - (reward + discount * min_j Q'_j(next_obs, a')), [2, B], a' the noisy action there (equation 2)."""
+        """Return Q_i(obs, action) - (reward + discount * min_j Q'_j(next_obs, a')) [2, B], of each critic i (equation 2).
+
+        critic_z: the critic's embeddings of obs [B, L]. a' is the noisy action at next_obs.
+        """
         with torch.no_grad():
             features, stored = self.features(self.view(batch.next_obs)), self.stored(batch.next_obs)
             actor_z, _ = self.embed(self.embedding, features, stored)
@@ -233,6 +244,6 @@ class DrQv2(nn.Module):
         return difference
 
     def actor_loss(self, actor_z: torch.Tensor, critic_z: torch.Tensor) -> torch.Tensor:
-        """-E[min_i Q_i(obs, a)], a the noisy action at obs (equation 3)."""
+        """Return -E[min_i Q_i(obs, a)] for the noisy action a at obs (equation 3). actor_z, critic_z: embeddings [B, L]."""
         value: torch.Tensor = self.critic(critic_z, self.noisy_action(actor_z)).amin(dim=0)
         return -value.mean()

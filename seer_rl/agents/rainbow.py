@@ -1,7 +1,7 @@
-"""Rainbow (Hessel et al., 2018) in its data-efficient form (van Hasselt et al., 2019).
+"""Learn by Rainbow (Hessel et al., 2018) in its data-efficient form (van Hasselt et al., 2019).
 
-Double, dueling, distributional (C51), n-step and noisy; prioritized if its replay is. The n-step return comes from the replay:
-`batch.reward` is the discounted sum, `batch.discount` what the value after it is worth.
+Rainbow is double, dueling, distributional (C51), n-step and noisy, and prioritized where its replay is. The replay puts n-step
+returns together: `batch.reward` is the discounted sum of rewards, `batch.discount` the factor of the value that follows.
 """
 
 import copy
@@ -19,7 +19,7 @@ from seer_rl.replay.replay import Batch
 
 @dataclass(frozen=True)
 class RainbowConfig(AgentConfig):
-    """Settings of Rainbow."""
+    """Configure Rainbow."""
 
     encoder: str = "data-efficient"
     """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features);
@@ -52,7 +52,7 @@ class RainbowConfig(AgentConfig):
 
 
 class Rainbow(nn.Module):
-    """The agent: an encoder under a head, a target copy of both, and one update."""
+    """Learn distributions of returns by Rainbow: an encoder under a head, and a target copy of both."""
 
     name: ClassVar[str] = "rainbow"
     Config: ClassVar[type[RainbowConfig]] = RainbowConfig
@@ -65,7 +65,11 @@ class Rainbow(nn.Module):
     def __init__(
         self, config: RainbowConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, H, W) of uint8 images. seam: convolutions below it (default: all)."""
+        """Make the agent for uint8 images of `obs_shape` (C, H, W) and `actions` discrete actions.
+
+        seam: how many convolutions lie below it; None: all. seed: of the generator.
+        Raises ValueError where the encoder does not fit the images or has no such convolution.
+        """
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
         self.encoder = encoder(config.encoder, obs_shape, seam)
@@ -83,7 +87,7 @@ class Rainbow(nn.Module):
         self.updated_at = max(0, config.learning_starts - 1)  # the agent step of the latest update: nothing is copied before
 
     def get_extra_state(self) -> dict[str, int]:
-        """Give the counters."""
+        """Return the counters."""
         return {"acts": self.acts, "updates": self.updates, "updated_at": self.updated_at}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -92,23 +96,24 @@ class Rainbow(nn.Module):
 
     @property
     def lower(self) -> nn.Module:
-        """Give what is below the seam."""
+        """Return the encoder's modules below the seam: uint8 [B, C, H, W] to float32 [B, ...]."""
         return self.encoder.lower
 
     @property
     def target_lower(self) -> nn.Module:
-        """Give that of the target."""
+        """Return the target encoder's modules below the seam."""
         return self.target_encoder.lower
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
-        """Rainbow augments nothing."""
+        """Return `obs` [B, C, H, W] uint8 as it is: Rainbow augments nothing."""
         return obs
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        """Choose greedy actions [N] at `obs` [N, ...]: in training under fresh noise, else epsilon-greedy without it.
+        """Choose actions [N] int64 at `obs` [N, ...]: images, or embeddings of them.
 
-        In training, the first `random_steps` actions are drawn uniformly.
+        In training they are greedy under fresh noise, but for the first `random_steps`, which are drawn uniformly. In
+        evaluation they are epsilon-greedy without noise.
         """
         if self.training:
             draw_noise(self.noisy, self.generator)
@@ -119,23 +124,23 @@ class Rainbow(nn.Module):
         return explored(self, obs, explore)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
-        """Expected returns [B, actions] at `obs`, of which the greedy policy takes the largest."""
+        """Return expected returns [B, actions] float32 at `obs` [B, ...]: the greedy policy takes the largest."""
         return self.values(self.head(self.encoder(obs)))
 
     def values(self, logits: torch.Tensor) -> torch.Tensor:
-        """Expected returns [B, actions] of distributions given by logits [B, actions, atoms]."""
+        """Return the expected returns [B, actions] of the distributions that `logits` [B, actions, atoms] give."""
         values: torch.Tensor = torch.matmul(logits.softmax(dim=-1), self.support)
         return values
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Let every layer compute: the policy needs them all."""
+        """Run every layer at `obs` [B, ...]: `policy` needs them all."""
         return self.policy(obs)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One gradient step; returns metrics and each transition's loss [B], its priority (Hessel et al., section 3).
+        """Take a gradient step; return metrics, and each transition's loss [B], its priority (Hessel et al., section 3).
 
-        The online network keeps the noise of the latest act, the target network draws its own. After the update in which a
-        multiple of `target_every` agent steps is reached, however many updates a step has, the target becomes a copy of it.
+        The online network keeps the noise of the latest act; the target network draws its own. The target becomes a copy of the
+        online network at the end of the first update at or after every multiple of `target_every` agent steps.
         """
         draw_noise(self.target_noisy, self.generator)
         losses = self.losses(batch)
@@ -152,11 +157,12 @@ class Rainbow(nn.Module):
         return {"losses/loss": loss.detach(), "losses/gradient_norm": norm}, losses.detach()
 
     def errors(self, batch: Batch) -> torch.Tensor:
-        """How wrong the network is [B]; never the compiled losses, whose batches have one size."""
+        """Return the loss of each transition [B], for a batch of any size, without learning from it."""
+        # Not by way of `self`: there a training run puts the compiled method, which is made for one size.
         return Rainbow.losses(self, batch)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """Cross entropy [B] between the projected target distribution and the online one (Bellemare et al., 2017)."""
+        """Return the cross entropy [B] of the projected target distribution and the online one (Bellemare et al., 2017)."""
         rows = torch.arange(len(batch.action), device=batch.action.device)
         logits = self.head(self.encoder(batch.obs))  # [B, actions, atoms]
         log_p = logits[rows, batch.action].log_softmax(dim=-1)  # [B, atoms]
@@ -169,7 +175,7 @@ class Rainbow(nn.Module):
 
 
 def noisy_layers(module: nn.Module) -> list[NoisyLinear]:
-    """Every noisy layer of `module`, in order."""
+    """List the noisy layers of `module`, in order."""
     return [layer for layer in module.modules() if isinstance(layer, NoisyLinear)]
 
 

@@ -1,7 +1,8 @@
-"""Soft actor-critic from pixels (Haarnoja et al., 2018; Yarats et al., 2019); RAD (Laskin et al., 2020): SAC on random crops.
+"""Learn by soft actor-critic (SAC) from pixels (Yarats et al., 2019), or by RAD (Laskin et al., 2020): SAC on random crops.
 
-Actor and critic share convolutions, which only the critic trains, and own an embedding each. The encoder gives both side
-by side, so one vector is all that an update needs of an observation.
+Equations and sections are those of Haarnoja et al. (2018), "Soft Actor-Critic Algorithms and Applications". Actor
+and critic share convolutions, which only the critic trains, and have an embedding each. The encoder returns both side by side:
+this one vector is all that an update needs of an observation.
 """
 
 import copy
@@ -33,7 +34,7 @@ LOG_STD = (-10.0, 2.0)
 
 @dataclass(frozen=True)
 class SACConfig(AgentConfig):
-    """Settings of SAC."""
+    """Configure SAC."""
 
     encoder: str = "sac-ae"
     """Convolutions: sac-ae (4 layers of 32 channels) or impala (15, residual);
@@ -62,14 +63,14 @@ class SACConfig(AgentConfig):
 
 @dataclass(frozen=True)
 class RADConfig(SACConfig):
-    """Settings of RAD."""
+    """Configure RAD."""
 
     crop: Size = 84
     """Height and width of the part of an image that is seen: a random one in updates, the middle one in acting."""
 
 
 class SAC(nn.Module):
-    """The agent: shared encoder, squashed Gaussian actor, twin critics, their targets, a temperature, and one update."""
+    """Learn a squashed Gaussian policy by soft actor-critic, with twin critics and an adapted temperature, from one encoder."""
 
     name: ClassVar[str] = "sac"
     Config: ClassVar[type[Any]] = SACConfig
@@ -80,9 +81,10 @@ class SAC(nn.Module):
     def __init__(
         self, config: SACConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, S, S) of the images to encode. actions: length of an action.
+        """Make the agent for uint8 images of `obs_shape` (C, S, S) and actions of `actions` numbers.
 
-        seam: convolutions below it. Default: everything up to and with the embeddings is.
+        seam: how many convolutions lie below it; None: the whole encoder does, embeddings included. seed: of the generator.
+        Raises ValueError where the encoder does not fit the images or has no such convolution.
         """
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
@@ -111,7 +113,7 @@ class SAC(nn.Module):
         self.acts = self.updates = 0
 
     def get_extra_state(self) -> dict[str, int]:
-        """Give the counters."""
+        """Return the counters."""
         return {"acts": self.acts, "updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -120,35 +122,38 @@ class SAC(nn.Module):
 
     @property
     def lower(self) -> nn.Module:
-        """Give what is below the seam."""
+        """Return the encoder's modules below the seam: uint8 [B, C, H, W] to float32 [B, ...]."""
         return self.encoder.lower
 
     @property
     def target_lower(self) -> nn.Module:
-        """Give that of the target."""
+        """Return the target encoder's modules below the seam."""
         return self.target_encoder.lower
 
     @property
     def period(self) -> int:
-        """Give the number of updates of which one is of the actor, too."""
+        """Return the number of updates in a cycle: one of them updates actor, temperature and targets, too."""
         return self.config.slow_every
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
-        """SAC augments nothing."""
+        """Return `obs` [B, C, H, W] uint8 as it is: SAC augments nothing."""
         return obs
 
     def view(self, obs: torch.Tensor) -> torch.Tensor:
-        """What of `obs` an update sees: images (uint8) are augmented, anything else is an embedding already."""
+        """Return what an update sees of `obs` [B, ...]: augmented images if they are uint8; embeddings stay as they are."""
         return self.augment(obs) if obs.dtype == torch.uint8 else obs
 
     def embed(self, encoder: nn.Module, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The actor's and the critic's embedding [B, L] each."""
+        """Return the actor's and the critic's embedding of `view`, [B, L] each."""
         actor, critic = encoder(view).chunk(2, dim=-1)
         return actor, critic
 
     @torch.no_grad()
     def act(self, obs: torch.Tensor) -> torch.Tensor:
-        """Choose actions [N, A] at `obs` [N, ...]: samples in training (at first uniform ones), else means."""
+        """Choose actions [N, A] float32 in [-1, 1] at `obs` [N, ...]: images, or embeddings of them.
+
+        In training they are samples, the first `learning_starts` of them uniform; in evaluation they are means.
+        """
         if self.training:
             self.acts += 1
             if self.acts <= self.config.learning_starts:
@@ -156,24 +161,25 @@ class SAC(nn.Module):
         return self.sample(self.seen(obs)[0])[0] if self.training else self.policy(obs)
 
     def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The actor's and the critic's embedding [B, L] of what is seen of `obs` in acting: the middle of images."""
+        """Return the actor's and the critic's embedding, [B, L] each, of what acting sees of `obs`: the middle of images."""
         image = center_crop(obs, self.obs_shape[-1]) if obs.dtype == torch.uint8 else obs
         return self.embed(self.encoder, image)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:
-        """The mean action [B, A] at `obs`, squashed."""
+        """Return the squashed mean actions [B, A] float32 at `obs` [B, ...]."""
         return torch.tanh(self.distribution(self.seen(obs)[0])[0])
 
     def distribution(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log standard deviation [B, A] of the Gaussian that tanh squashes, at the actor's embeddings [B, L]."""
+        """Return mean and log standard deviation, [B, A] each, of the Gaussian that tanh squashes, at embeddings `z` [B, L]."""
         mean, log_std = self.actor(z).chunk(2, dim=-1)
         low, high = LOG_STD
         return mean, low + (high - low) / 2 * (torch.tanh(log_std) + 1)
 
     def sample(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Actions tanh(u) [B, A], u ~ N(mean, std), and their log probability [B] (Haarnoja et al., appendix C).
+        """Draw actions tanh(u) [B, A], u ~ N(mean, std); return them and their log probability [B] (appendix C).
 
-        log pi = log N(u) - sum log(1 - tanh(u)^2), the last term as 2 (log 2 - u - softplus(-2 u)), which cannot overflow.
+        z: the actor's embeddings [B, L]. log pi = log N(u) - sum log(1 - tanh(u)^2); the logarithm in the sum is computed as
+        2 (log 2 - u - softplus(-2 u)), which cannot overflow.
         """
         mean, log_std = self.distribution(z)
         e = torch.randn(mean.shape, generator=self.generator).to(mean.device)
@@ -183,15 +189,15 @@ class SAC(nn.Module):
         return torch.tanh(u), log_p
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Let every layer compute: the policy's actions [B, A], and what the critics say of them [2, B]."""
+        """Run every layer at `obs` [B, ...]: return the policy's actions [B, A] and their values by the two critics [2, B]."""
         action = self.policy(obs)
         return action, self.critic(self.seen(obs)[1], action)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One step of the critics, at times of all else; returns metrics and each transition's temporal difference [B].
+        """Take a step of the critics; return metrics, and each transition's temporal difference [B], the mean of both critics'.
 
-        The actor's loss is of embeddings by the encoder as the critics' step left it, as in the originals. Where embeddings
-        are stored there is nothing to compute again.
+        Every `slow_every`-th update also takes a step of actor and temperature, and moves the targets. As in the authors' code,
+        the actor's loss uses embeddings that are computed after the critics' step; stored embeddings are not computed again.
         """
         view = self.view(batch.obs)
         _, critic_z = self.embed(self.encoder, view)
@@ -214,12 +220,15 @@ class SAC(nn.Module):
         return metrics, difference.detach().abs().mean(dim=0)
 
     def errors(self, batch: Batch) -> torch.Tensor:
-        """How wrong the critics are, [B]."""
+        """Return the temporal difference of each transition [B], the mean of both critics', without learning from it."""
         _, critic_z = self.embed(self.encoder, self.view(batch.obs))
         return self.temporal_difference(critic_z, batch).abs().mean(dim=0)
 
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Q_i(obs, action) - (reward + discount * (min_j Q'_j(next_obs, a') - alpha log pi(a'))), [2, B], a' ~ pi(next_obs)."""
+        """Return Q_i(obs, action) - (reward + discount * (min_j Q'_j(next_obs, a') - alpha log pi(a'))) [2, B] (equation 5).
+
+        critic_z: the critic's embeddings of obs [B, L]. a' is drawn from the policy at next_obs.
+        """
         with torch.no_grad():
             view = self.view(batch.next_obs)
             next_z, _ = self.embed(self.encoder, view)
@@ -231,18 +240,21 @@ class SAC(nn.Module):
         return difference
 
     def actor_loss(self, actor_z: torch.Tensor, critic_z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """E[alpha log pi(a) - min_i Q_i(obs, a)], a ~ pi(obs), and log pi(a) [B]."""
+        """Return E[alpha log pi(a) - min_i Q_i(obs, a)], a ~ pi(obs) (equation 7), and log pi(a) [B].
+
+        actor_z, critic_z: embeddings of obs [B, L].
+        """
         action, log_p = self.sample(actor_z)
         value = self.critic(critic_z, action).amin(dim=0)
         return (self.log_temperature.detach().exp() * log_p - value).mean(), log_p
 
     def temperature_loss(self, log_p: torch.Tensor) -> torch.Tensor:
-        """E[-alpha (log pi(a) + target entropy)], the target being -(number of actions) (Haarnoja et al., section 5)."""
+        """Return E[-alpha (log pi(a) + target entropy)] for `log_p` [B]; the target is -(length of an action) (section 5)."""
         return (self.log_temperature.exp() * (-log_p + self.actions)).mean()
 
 
 class RAD(SAC):
-    """SAC that learns from random crops and acts on the middle one."""
+    """Learn by SAC from random crops of images, and act on the crop in the middle (Laskin et al., 2020)."""
 
     name: ClassVar[str] = "rad"
     Config: ClassVar[type[Any]] = RADConfig
@@ -251,12 +263,15 @@ class RAD(SAC):
     def __init__(
         self, config: RADConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
     ) -> None:
-        """obs_shape: (C, H, W) of the images to crop. Raises ValueError if they are smaller than the crop."""
+        """Make the agent for uint8 images of `obs_shape` (C, H, W), before they are cropped; the rest is as for `SAC`.
+
+        Raises ValueError also where the images are smaller than the crop.
+        """
         channels, *size = obs_shape
         if min(size) < config.crop:
             raise ValueError(f"frames of {size[0]}x{size[1]} are smaller than the crop of {config.crop}x{config.crop}")
         super().__init__(config, (channels, config.crop, config.crop), actions, seam, seed)
 
     def augment(self, obs: torch.Tensor) -> torch.Tensor:
-        """A random crop of each image [B, C, H, W]."""
+        """Crop each of the images [B, C, H, W] uint8 at random: [B, C, crop, crop]."""
         return random_crop(obs, self.config.crop, self.generator)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 Dtype = Literal["float32", "float16", "uint8", "uint4"]
+"""Say how the numbers of an embedding are stored: in 4, 2, 1 or half a byte each."""
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 BITS = {"uint8": 8, "uint4": 4}
 # Share of the examples that may lie beyond either end of a grid. A grid of few steps leaves out more, to keep its steps small.
