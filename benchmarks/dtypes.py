@@ -25,6 +25,7 @@ from seer_rl.replay.replay import Batch
 from seer_rl.training import loop
 from seer_rl.training.config import EvalConfig, SeerConfig
 from seer_rl.training.presets import configure
+from seer_rl.training.run import Run
 
 CHUNK = 250  # images embedded at once
 
@@ -56,12 +57,12 @@ def main(env: str = "atari/alien", steps: int = 20_000, batch_size: int | None =
     config = configure(env)
     agent_config = replace(config.agent, batch_size=batch_size or config.agent.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        run = loop.Run(
+        run = Run(
             replace(config, steps=steps, seed=seed, agent=agent_config, seer=SeerConfig(None), eval=EvalConfig(steps, 1),
                     run_dir=Path(folder) / "run")
         )  # fmt: skip
         begun = time.perf_counter()
-        run.train()
+        loop.train(run)
     print(f"{steps:,} steps on images: {time.perf_counter() - begun:.0f} s")
     agent = run.agent.eval()
     batch = run.replay.sample(EXAMPLES)

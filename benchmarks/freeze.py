@@ -21,9 +21,9 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl.replay.replay import REWRITE_CHUNK
 from seer_rl.seer import freeze, views
-from seer_rl.training import loop
 from seer_rl.training.config import ReplayConfig, SeerConfig
 from seer_rl.training.presets import configure
+from seer_rl.training.run import Run
 
 
 def held(what: str) -> int:
@@ -57,14 +57,14 @@ def main(
     config = replace(
         configure(env, agent), steps=2 * steps, seer=SeerConfig(steps), precision=precision, threads=threads, compile=False
     )
-    run = loop.Run(replace(config, replay=ReplayConfig(capacity=steps)))
+    run = Run(replace(config, replay=ReplayConfig(capacity=steps)))
     space, actions = run.eval_env.observation_space, run.eval_env.action_space
     frames = np.random.default_rng(0).integers(0, 256, (64, *(space.shape or ())), dtype=np.uint8)
-    run.replay.start(frames[0])
+    run.replay.begin(frames[0])
     for i in range(steps - 1):
         run.replay.add(actions.sample(), 0.0, False, i % 500 == 499, frames[i % 64])
         if i % 500 == 499:
-            run.replay.start(frames[0])
+            run.replay.begin(frames[0])
     run.close()
 
     chunk = torch.from_numpy(frames[:REWRITE_CHUNK])

@@ -26,10 +26,11 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl import envs
 from seer_rl.seer import freeze
-from seer_rl.training import build, loop
+from seer_rl.training import build
 from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
-from seer_rl.training.logger import Logger
+from seer_rl.training.play import chosen
 from seer_rl.training.presets import configure
+from seer_rl.training.run import Run
 
 ROUNDS, FILL = 12, 2_000
 
@@ -38,7 +39,7 @@ ROUNDS, FILL = 12, 2_000
 class Side:
     """A run and what its pieces took, in milliseconds."""
 
-    run: loop.Run
+    run: Run
     times: dict[str, list[float]] = field(default_factory=dict)
     compiling: float = 0.0
 
@@ -49,18 +50,18 @@ class Side:
         return result
 
     def step(self) -> None:
-        """As `loop.Run._step`, with a clock beside every piece."""
+        """As `Run.advance`, with a clock beside every piece."""
         run = self.run
         assert run.env
         begun = time.perf_counter()
-        action = self.timed("act", lambda: loop.chosen(run.agent.act(run.replay.observation)))
+        action = self.timed("act", lambda: chosen(run.agent.act(run.replay.observation)))
         run.env.step_async(action)
         batch = self.timed("sample", lambda: run.replay.sample(run.batch_size))
         self.timed("update", lambda: run.agent.update(batch))
         obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.step_wait)
         self.timed("store", lambda: run.replay.add(action, reward, terminated, truncated, obs))
         if terminated or truncated:
-            run.replay.start(run.env.reset())
+            run.replay.begin(run.env.reset())
         self.times.setdefault("whole step", []).append(1e3 * (time.perf_counter() - begun))
 
     def floor(self, rate: float, bandwidth: float) -> float:
@@ -76,24 +77,21 @@ class Side:
 
 def prepare(config: TrainConfig, frozen: bool) -> Side:
     """A run with some steps of real play in its replay."""
-    side = Side(loop.Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
+    side = Side(Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
     run = side.run
     run.env = build.start_env(config)
-    run.replay.start(run.env.reset(seed=0))
+    run.replay.begin(run.env.reset(seed=0))
     for _ in range(FILL):
         action = run.eval_env.action_space.sample()
         run.env.step_async(action)
         obs, reward, terminated, truncated, _ = run.env.step_wait()
         run.replay.add(action, reward, terminated, truncated, obs)
         if terminated or truncated:
-            run.replay.start(run.env.reset())
+            run.replay.begin(run.env.reset())
     if frozen:
         freeze(run.agent, run.replay)
         run.frozen_at = 0
-    begun = time.perf_counter()
-    with Logger(Path(tempfile.mkdtemp())) as logger:
-        run._compile(logger, lambda _: None)
-    side.compiling = time.perf_counter() - begun
+    side.compiling = run.compile() if run.compiles else 0.0
     return side
 
 
@@ -191,7 +189,7 @@ def main(
     ceilings = ", ".join(f"{name} products {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     console.print(f"{machine.name()}", highlight=False, soft_wrap=True)
     console.print(f"ceilings: {ceilings}, copying {bandwidth / 1e9:.1f} GB/s, environment {alone:,.0f} steps/s", soft_wrap=True)
-    held = sum(process.memory_info().rss for side in sides for process in side.run.processes()[1:])
+    held = sum(psutil.Process(pid).memory_info().rss for side in sides for pid in side.run.pids()[1:])
     console.print(
         f"memory: {psutil.Process().memory_info().rss / 1e6:.0f} MB (both runs) + {held / 1e6:.0f} MB (both environments)"
     )

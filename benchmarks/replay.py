@@ -20,7 +20,8 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl.replay.codec import DTYPES, Dtype
 from seer_rl.replay.replay import Replay
-from seer_rl.training import loop
+from seer_rl.training.config import TrainConfig
+from seer_rl.training.process import prepare
 
 FEATURES = 576
 
@@ -30,12 +31,12 @@ def build(steps: int, exponent: float) -> Replay:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
     replay = Replay((4, 84, 84), (), "u1", capacity=steps, stack=4, n_step=20, priority_exponent=exponent)
-    replay.start(frames[0])
+    replay.begin(frames[0])
     for i in range(steps):
         end = i % 500 == 499
         replay.add(i % 18, 0.1, end, False, frames[i % 64])
         if end:
-            replay.start(frames[0])
+            replay.begin(frames[0])
     return replay
 
 
@@ -49,7 +50,7 @@ def dtypes(steps: int, numbers: int, copies: int, n_step: int, batch: int = 512,
     replays, frame = {}, np.zeros((1, 84, 84), np.uint8)
     for kind in DTYPES:
         replay = Replay((1, 84, 84), (1,), "f4", capacity=steps, n_step=n_step)
-        replay.start(frame)
+        replay.begin(frame)
         for _ in range(steps - 1):
             replay.add(np.zeros(1, np.float32), 0.1, False, False, frame)
         replay.rewrite(lambda obs, current: torch.randn(len(obs), copies + current, numbers), copies, steps, kind)
@@ -69,8 +70,7 @@ def main(steps: int = 20_000) -> None:
     Args:
         steps: In the replay.
     """
-    loop.tune_cpu()
-    torch.set_num_threads(1)
+    prepare(TrainConfig("atari/alien"))
     table = Table(title=f"Replay of {steps:,} steps, stacks of 4, 20-step returns")
     for column in ("", "batch", "sampling", "ms a batch", "samples/s", "bytes per step", "GB/s delivered"):
         table.add_column(column, justify="left" if not column else "right")

@@ -27,12 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl.envs import frames_in
+from seer_rl.envs.base import frames_in
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze
-from seer_rl.training import build, loop
+from seer_rl.training import build
+from seer_rl.training.config import TrainConfig
 from seer_rl.training.presets import configure
+from seer_rl.training.process import prepare
 
 ATARI = ("atari/seaquest", "atari/crazy_climber", "atari/alien", "atari/private_eye", "atari/qbert")
 DMC = ("dmc/cartpole-swingup", "dmc/walker-walk", "dmc/cheetah-run")
@@ -136,10 +138,10 @@ def measure(env_name: str, count: int, compressed: bool) -> Table:
         first = True
         for step in recording:
             if first:
-                filled.start(step.obs)
+                filled.begin(step.obs)
             filled.add(step.action, step.reward, step.terminated, step.truncated, step.next_obs)
             first = step.terminated or step.truncated
-        filled.start(step.next_obs)
+        filled.begin(step.next_obs)
         return filled
 
     def zstd() -> Zstd:
@@ -211,8 +213,7 @@ def main(envs: tuple[str, ...] = ATARI + DMC, steps: int = 50_000, rivals: bool 
         steps: Of each.
         rivals: Also the stores of Stable-Baselines3 and sb3-extra-buffers.
     """
-    loop.tune_cpu()
-    torch.set_num_threads(1)
+    prepare(TrainConfig("atari/alien"))
     console = Console(width=130)
     for name in envs:
         begun = time.perf_counter()

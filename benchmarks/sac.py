@@ -28,9 +28,9 @@ from seer_rl.agents.augment import center_crop
 from seer_rl.agents.networks import encoder, output_shape
 from seer_rl.agents.sac import SACConfig
 from seer_rl.seer import freeze
-from seer_rl.training import loop
 from seer_rl.training.config import SeerConfig
 from seer_rl.training.presets import configure
+from seer_rl.training.run import Run
 
 ROUNDS = 12
 
@@ -104,13 +104,13 @@ def main(
         threads=threads,
     )
     console = Console()
-    runs = [loop.Run(config) for _ in range(2)]
+    runs = [Run(config) for _ in range(2)]
     rng = np.random.default_rng(0)
     shape = runs[0].eval_env.observation_space.shape or ()
     frames = rng.integers(0, 256, (64, *shape), dtype=np.uint8)
     actions = rng.uniform(-1, 1, (64, *(runs[0].eval_env.action_space.shape or ()))).astype(np.float32)
     for run in runs:
-        run.replay.start(frames[0])
+        run.replay.begin(frames[0])
         for i in range(steps):
             run.replay.add(actions[i % 64], 0.0, False, False, frames[i % 64])
     begun = time.perf_counter()

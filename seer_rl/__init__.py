@@ -23,6 +23,8 @@ __all__ = (
     "DrQv2",
     "DrQv2Config",
     "Dtype",
+    "EnvConfig",
+    "Family",
     "Freezable",
     "RADConfig",
     "Rainbow",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
     from seer_rl.convergence import ConvergenceMonitor, Signals, converged
     from seer_rl.envs import make
+    from seer_rl.envs.base import EnvConfig, Family
     from seer_rl.replay.codec import Dtype
     from seer_rl.replay.replay import Batch, Replay, Rewriter, Unfit
     from seer_rl.seer import embedder, freeze
@@ -60,6 +63,7 @@ else:  # what Python does: it imports a name's module when the name is first use
         "agents.sac": "RAD SAC RADConfig SACConfig",
         "convergence": "ConvergenceMonitor Signals converged",
         "envs": "make",
+        "envs.base": "EnvConfig Family",
         "replay.codec": "Dtype",
         "replay.replay": "Batch Replay Rewriter Unfit",
         "seer": "embedder freeze",

@@ -7,11 +7,13 @@ for SEER was LeVER. Nothing else in the library knows when the freeze happens: a
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from seer_rl.agents.augment import center_crop
-from seer_rl.agents.base import Freezable
+from seer_rl.agents.base import Agent, Freezable
+from seer_rl.convergence import EVERY, ConvergenceMonitor, converged
 from seer_rl.replay.codec import Dtype
 from seer_rl.replay.replay import Replay, Rewriter
 
@@ -48,6 +50,48 @@ def freeze(
             f"the replay shrinks from {steps:,} to {replay.capacity:,} steps and its {dropped:,} oldest were dropped",
             stacklevel=2,
         )
+
+
+@dataclass(frozen=True)
+class Never:
+    """Train the encoder to the end: the baseline."""
+
+    def due(self, step: int) -> bool:
+        """Tell whether to freeze now, at agent step `step`."""
+        return False
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """Freeze at an agent step, the paper's T_f."""
+
+    step: int
+
+    def due(self, step: int) -> bool:
+        """Tell whether to freeze now, at agent step `step`."""
+        return step == self.step
+
+
+class WhenConverged:
+    """Freeze when signals of the training say that the encoder has converged, and at `latest` whatever they say."""
+
+    def __init__(self, agent: Agent, earliest: int, latest: int) -> None:
+        """earliest, latest: agent steps."""
+        self.monitor, self.earliest, self.latest = ConvergenceMonitor(agent), earliest, latest
+
+    def measures(self, step: int) -> bool:
+        """Tell whether a measurement is due at agent step `step`; it is for the caller to make (`monitor.measure`)."""
+        history = self.monitor.history
+        made = bool(history) and history[-1].step == step
+        return not made and (step % EVERY == 0 or step == self.latest)
+
+    def due(self, step: int) -> bool:
+        """Tell whether to freeze now, at agent step `step`."""
+        history = self.monitor.history
+        return bool(history) and history[-1].step == step and converged(history, self.earliest, self.latest)
+
+
+When = Never | AtStep | WhenConverged
 
 
 def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lambda: None) -> Rewriter:

@@ -6,6 +6,7 @@ the screen, or line ends that would forge a line of ours.
 
 import math
 import os
+import re
 import shlex
 import unicodedata
 from pathlib import Path
@@ -24,6 +25,11 @@ def visible(text: str) -> str:
         c.encode("unicode_escape", "surrogatepass").decode() if unicodedata.category(c) in hidden or c in DIRECTIONS else c
         for c in text
     )
+
+
+def plain(name: str) -> str:
+    """Return the letters and digits of a name, small, so that "bank_heist" and "BankHeist" are the same."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def quoted(path: Path) -> str:

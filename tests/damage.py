@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.commands.main import main as seer
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import AnalysisConfig, EvalConfig, SeerConfig, TrainConfig
+from seer_rl.training.events import Event, Metrics
+from seer_rl.training.run import Run, Stopped
 
 CONFIG = TrainConfig(
     "atari/asterix",
@@ -68,24 +70,13 @@ def make_runs(directory: Path) -> dict[str, Path]:
     for seed in (0, 1):
         for name, stop in STOPS.items():
 
-            def show(run: loop.Run, stop: int | None = stop) -> None:
+            def show(run: Run, event: Event | Metrics, stop: int | None = stop) -> None:
                 run.stopping = stop is not None and run.step >= stop
 
             run_dir = directory / f"{name}{seed}"
-            with contextlib.suppress(loop.Stopped):
-                loop.Run(dataclasses.replace(CONFIG, seed=seed, run_dir=run_dir)).train(_every_step(show))
+            with contextlib.suppress(Stopped):
+                loop.train(Run(dataclasses.replace(CONFIG, seed=seed, run_dir=run_dir)), show)
     return {name: directory / f"{name}0" for name in STOPS}
-
-
-def _every_step(show: Callable[[loop.Run], None]) -> Callable[[loop.Run], None]:
-    """`show`, called after each step: a run shows itself every 20."""
-
-    def watch(run: loop.Run) -> None:
-        if not run.step:
-            allow = run._check_stop
-            run._check_stop = lambda: (show(run), allow())[1]  # type: ignore[method-assign, func-returns-value]
-
-    return watch
 
 
 def harm(run_dir: Path, path: Path, how: str, outside: Path, rng: random.Random) -> None:

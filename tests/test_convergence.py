@@ -19,13 +19,17 @@ from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.commands import analyze, display
 from seer_rl.commands.console import Screen
 from seer_rl.convergence import ConvergenceMonitor, Signals, agreement, converged, linear_cka, novelty, progress
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.experiments import inspect
 from seer_rl.replay.replay import Replay
+from seer_rl.seer import WhenConverged
 from seer_rl.training import loop
 from seer_rl.training.arguments import Mistake
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.training.events import Event, Metrics
 from seer_rl.training.logger import read
+from seer_rl.training.play import random_scores
+from seer_rl.training.run import Run, Stopped
 
 AGENTS: dict[str, tuple[Callable[[], Any], int]] = {
     "rainbow": (lambda: Rainbow(RainbowConfig(hidden=16), (4, 84, 84), 4), 4),
@@ -180,11 +184,11 @@ AUTO = dataclasses.replace(RUN, seer=SeerConfig("auto", earliest=0, latest=300))
 
 def test_measuring_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is measured and never frozen is the run that is not measured, bit for bit."""
-    monkeypatch.setattr(loop, "EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
     watched = dataclasses.replace(AUTO, seer=SeerConfig("auto", earliest=0, latest=10_000), run_dir=tmp_path / "watched")
     monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
-    loop.Run(watched).train()
-    loop.Run(dataclasses.replace(RUN, run_dir=tmp_path / "plain")).train()
+    loop.train(Run(watched))
+    loop.train(Run(dataclasses.replace(RUN, run_dir=tmp_path / "plain")))
     one, other = read(tmp_path / "watched"), read(tmp_path / "plain")
     assert [step for step, _ in one["seer/cka"]] == list(range(100, 400, 50))
     for name, values in other.items():
@@ -194,19 +198,19 @@ def test_measuring_disturbs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
     monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
-    loop.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "straight")).train()
-    run = loop.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "pieces"))
+    loop.train(Run(dataclasses.replace(AUTO, run_dir=tmp_path / "straight")))
+    run = Run(dataclasses.replace(AUTO, run_dir=tmp_path / "pieces"))
     for stop in (120, 150, 299, 300, 350):
 
-        def until(run: loop.Run, stop: int = stop) -> None:
+        def until(run: Run, event: Event | Metrics, stop: int = stop) -> None:
             run.stopping = run.step >= stop
 
-        with pytest.raises(loop.Stopped):
-            run.train(until)
+        with pytest.raises(Stopped):
+            loop.train(run, until)
         run = loop.resume(tmp_path / "pieces", pytest.fail)
-    run.train()
+    loop.train(run)
     metrics = read(tmp_path / "pieces")
     assert metrics["seer/freeze_step"] == [(300, 300.0)]
     assert (tmp_path / "straight" / "metrics.csv").read_bytes() == (tmp_path / "pieces" / "metrics.csv").read_bytes()
@@ -217,14 +221,14 @@ def test_an_automatic_freeze_in_pieces_is_the_whole_run(tmp_path: Path, monkeypa
 
 def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the second measurement that it likes, with the grid of the dtype, by the numbers that the metrics have."""
-    monkeypatch.setattr(loop, "EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
     for threshold in ("MIN_CKA", "MIN_AGREEMENT", "MIN_PROGRESS"):
         monkeypatch.setattr(convergence, threshold, -1.0)
     monkeypatch.setattr(convergence, "NOVELTY", (0.0, float("inf")))
     seer = SeerConfig("auto", earliest=130, latest=333, dtype="uint4")
     monkeypatch.setattr(display, "LINE_EVERY", 0.0)
     shown = Screen(file=io.StringIO())
-    loop.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / "run")).train(display.Display(shown))
+    loop.train(Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / "run")), display.Display(shown))
     assert isinstance(shown.file, io.StringIO)
     lines = shown.file.getvalue()
     metrics = read(tmp_path / "run")
@@ -235,35 +239,35 @@ def test_the_rule_freezes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert metrics["replay/bytes_per_step"][-1][1] == 296 + 16  # and a priority
     assert 0 <= metrics["seer/clipped"][-1][1] < 0.5
     scores = [score for step, score in metrics["charts/episodic_return"] if step <= 150]
-    run = loop.Run(dataclasses.replace(AUTO, run_dir=tmp_path / "random"))
-    random = loop.random_scores(run.eval_env, AUTO.eval.episodes, run.eval_seed)
+    run = Run(dataclasses.replace(AUTO, run_dir=tmp_path / "random"))
+    random = random_scores(run.eval_env, AUTO.eval.episodes, run.eval_seed)
     run.close()
     assert metrics["seer/progress"][-1][1] == progress(scores[-convergence.GAMES :], random)
 
 
 def test_the_latest_is_met_to_the_step_and_never_before_the_earliest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
     monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     for seer, expected in ((SeerConfig("auto", earliest=0, latest=113), 113), (SeerConfig("auto", earliest=230), 230)):
-        run = loop.Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / str(expected)))
-        run.train()
+        run = Run(dataclasses.replace(AUTO, seer=seer, run_dir=tmp_path / str(expected)))
+        loop.train(run)
         assert run.frozen_at == expected
 
 
 def test_the_same_settings_freeze_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVERY", 40)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 40)
     monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     config = TrainConfig(
         "dmc/cartpole-swingup",
         steps=150,
-        environment=EnvConfig(size=24, fast_render=True),
+        environment=ControlConfig(size=24, fast_render=True),
         seer=SeerConfig("auto", earliest=0, latest=100, dtype="uint8", copies=3, replay_ratio=2),
         replay=ReplayConfig(memory=500_000),
         eval=EvalConfig(every=150, episodes=1),
         agent=CURLConfig(crop=20, hidden=32, learning_starts=40, batch_size=12),
     )
-    run = loop.Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
-    run.train()
+    run = Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
+    loop.train(run)
     assert run.frozen_at == 100
     metrics = read(tmp_path / "run")
     assert [step for step, _ in metrics["seer/agreement"]] == [40, 80, 100]
@@ -280,13 +284,16 @@ def test_guard_rails() -> None:
 
 
 def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(loop, "EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
     monkeypatch.setattr(convergence, "MIN_CKA", 2.0)
     run = tmp_path / "run"
     seen: list[list[Signals]] = []
-    loop.Run(dataclasses.replace(AUTO, run_dir=run)).train(
-        lambda run: seen.append(run.monitor.history) if run.monitor else None
-    )
+
+    def watch(run: Run, event: Event | Metrics) -> None:
+        if isinstance(run.when, WhenConverged):
+            seen.append(run.when.monitor.history)
+
+    loop.train(Run(dataclasses.replace(AUTO, run_dir=run)), watch)
     assert inspect.recorded(run) == seen[-1]
     assert inspect.frozen_at(run) == {"frozen": 300}
     analyze.command(["signals", str(run), str(run)])
@@ -300,7 +307,7 @@ def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_signals_to_draw(tmp_path: Path) -> None:
-    loop.Run(dataclasses.replace(RUN, steps=70, run_dir=tmp_path / "run")).train()
+    loop.train(Run(dataclasses.replace(RUN, steps=70, run_dir=tmp_path / "run")))
     for arguments, words in (([], "name a run"), ([str(tmp_path / "run")], "--seer.freeze auto"), ([str(tmp_path)], "run")):
         with pytest.raises(Mistake, match=words):
             analyze.command(["signals", *arguments])

@@ -21,7 +21,7 @@ from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze, paper_capacity
-from seer_rl.training.loop import chosen
+from seer_rl.training.play import chosen
 
 SHAPE, ACTIONS = (4, 84, 84), 6
 Agent = Rainbow | DQN
@@ -319,13 +319,13 @@ from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze
-from seer_rl.training.loop import tune_cpu
+from seer_rl.training.config import TrainConfig
+from seer_rl.training.process import prepare
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000
 
-tune_cpu()
-torch.set_num_threads(1)
+prepare(TrainConfig("atari/alien"))
 agent = Rainbow(RainbowConfig(), (4, 84, 84), 18)
 replay = Replay((4, 84, 84), (), np.uint8, capacity=50_000, stack=4, n_step=20, priority_exponent=float(sys.argv[1]))
 rng = np.random.default_rng(0)

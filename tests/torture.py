@@ -26,9 +26,11 @@ import tyro
 
 from seer_rl.agents.curl import CURLConfig
 from seer_rl.agents.rainbow import RainbowConfig
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.training.events import Done, Event, Metrics
+from seer_rl.training.run import Run
 
 RUNS = {
     "rainbow": TrainConfig(
@@ -43,7 +45,7 @@ RUNS = {
     "curl": TrainConfig(
         "dmc/reacher-easy",
         steps=300,
-        environment=EnvConfig(size=24, fast_render=True),
+        environment=ControlConfig(size=24, fast_render=True),
         seer=SeerConfig(freeze_step=180, copies=2),
         replay=ReplayConfig(memory=250_000),
         eval=EvalConfig(every=150, episodes=1),
@@ -53,21 +55,21 @@ RUNS = {
 }
 
 
-ENVIRONMENT = "stepping"  # what an environment is killed at
-AIMS = ("", "", "", loop.SAVING, loop.SAVING, loop.FREEZING, loop.EVALUATING, loop.TIDYING, ENVIRONMENT)
+# What a run is killed at: at any instant, while it does something, or, with its environment, between two steps.
+AIMS = (None, None, None, Event.SAVING, Event.SAVING, Event.FREEZING, Event.EVALUATING, Event.TIDYING, Event.STEPPED)
 
 
-def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: int = 0) -> int:
+def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: Event | None = None, seed: int = 0) -> int:
     """Begin or resume the run in a new process; gives its id. It kills itself while it does `aim`, sooner or later."""
     if pid := os.fork():
         return pid
     code, rng = 1, random.Random(seed)
 
-    def show(run: loop.Run) -> None:
-        if aim == ENVIRONMENT and run.env and run.step and rng.random() < 0.1:
+    def show(run: Run, event: Event | Metrics) -> None:
+        if aim is event is Event.STEPPED and run.env and rng.random() < 0.005:
             os.kill(run.env.pid, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
-        if aim and run.doing == aim and rng.random() < (0.3 if aim == loop.SAVING else 0.9):
+        elif aim is event and rng.random() < (0.3 if aim is Event.SAVING else 0.9):
             threading.Timer(rng.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
@@ -77,8 +79,8 @@ def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: str = "", seed: 
             if begun:
                 run = loop.resume(run_dir, lambda text: print(text))
             else:
-                run = loop.Run(replace(config, run_dir=run_dir), again=again)
-            run.train(show)
+                run = Run(replace(config, run_dir=run_dir), again=again)
+            loop.train(run, show)
             code = 0
         except ValueError as error:
             code = 0 if "has ended" in str(error) else 1  # killed after the last step, before the process ended
@@ -112,7 +114,7 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
             run_dir = Path(directory) / f"{name}{counts['runs']}"
             while True:
                 late = time.monotonic() > until  # the last run may end
-                aim = "" if late else rng.choice(AIMS)
+                aim = None if late else rng.choice(AIMS)
                 pid = attempt(RUNS[name], run_dir, log, aim, rng.randrange(10**9))
                 if not aim and not late:
                     time.sleep(durations[name] * rng.random() ** 2)  # mostly early, but not always before a checkpoint
@@ -120,12 +122,12 @@ def torture(minutes: float, seed: int, say: bool = True) -> Counter[str]:
                         os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
                 if os.WIFSIGNALED(status):
-                    counts[f"kills {aim or 'anywhere'}"] += 1
+                    counts[f"kills {aim.name.lower() if aim else 'anywhere'}"] += 1
                     continue
                 assert status == 0, f"a resume failed:\n{log.read_text('utf-8')}"
                 break
             assert ended(run_dir) == expected[name], f"{name} ended otherwise after being killed"
-            with contextlib.suppress(loop.Done):
+            with contextlib.suppress(Done):
                 loop.resume(run_dir, print)  # tidies up what a kill in the removal left
             assert not (run_dir / checkpoint.CHECKPOINTS).exists(), f"{name} left checkpoints behind"
             counts["runs"] += 1

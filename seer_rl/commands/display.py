@@ -12,10 +12,23 @@ from rich.table import Table
 from rich.text import Text
 
 from seer_rl.commands.console import Screen
+from seer_rl.seer import WhenConverged
 from seer_rl.text import count, duration, scores, size, visible
+from seer_rl.training.accounting import Phase
 from seer_rl.training.config import name_of
-from seer_rl.training.loop import Phase, Run
+from seer_rl.training.events import Event, Metrics
+from seer_rl.training.loop import LOOK_EVERY
+from seer_rl.training.run import Run
 
+DOING = {
+    Event.RANDOM_GAMES: "a random player's games",
+    Event.COMPILING: "compiling the update",
+    Event.FREEZING: "freezing: images become embeddings",
+    Event.EVALUATING: "evaluating",
+    Event.SAVING: "writing a checkpoint",
+    Event.TIDYING: "removing the checkpoints",
+    Event.TRAINING: "",
+}
 LINE_EVERY = 20.0  # seconds between lines where the output is no terminal
 
 
@@ -24,19 +37,19 @@ def heading(run: Run) -> str:
     config = run.config
     return ", ".join(
         [config.env, name_of(config.agent)]
-        + ["fast render"] * config.environment.fast_render
+        + ["fast render"] * getattr(config.environment, "fast_render", False)
         + [config.precision] * (config.precision != "float32")
         + ["compiled"] * config.compile
     )
 
 
 class Display:
-    """Shows a run: a live panel in a terminal, a line now and then elsewhere. Call it with the run."""
+    """Listens to a run and shows it: as a live panel in a terminal, by a line now and then elsewhere."""
 
     def __init__(self, console: Screen) -> None:
         self.console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._said, self._last_line = "", -math.inf
+        self.doing, self._last_line = "", -math.inf
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -47,17 +60,20 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: Run, event: Event | Metrics) -> None:
+        """Show what the event changes."""
+        if isinstance(event, Metrics) or (event is Event.STEPPED and run.step % LOOK_EVERY and not run.ends):
+            return
+        before, self.doing = self.doing, DOING.get(event, self.doing)
         if self._live:
             self._live.update(self._panel(run))
-        elif (run.doing and run.doing != self._said) or (run.step and time.monotonic() - self._last_line > LINE_EVERY):
-            line = run.doing or "  ".join(f"{name} {value}" for name, value in self._facts(run).items())
+        elif (self.doing and self.doing != before) or (run.step and time.monotonic() - self._last_line > LINE_EVERY):
+            line = self.doing or "  ".join(f"{name} {value}" for name, value in self._facts(run).items())
             self.console.say(line)
             self._last_line = time.monotonic()
-        self._said = run.doing
 
     def _facts(self, run: Run) -> dict[str, str]:
-        phase, config = run.phases[-1], run.config
+        phase, config = run.account.phase, run.config
         left = (config.steps - run.step) / phase.steps_per_second
         evaluated = f" (evaluated {np.mean(run.evaluations[-1][1]):,.1f})" if run.evaluations else ""
         clipped = "" if math.isnan(run.replay.clipped) else f", {run.replay.clipped:.2%} of new numbers clipped"
@@ -67,11 +83,11 @@ class Display:
             "speed": f"{phase.steps_per_second:.0f} steps/s",
             "return": (f"{run.scores[-1]:,.0f}" if run.scores else "no game finished yet") + evaluated,
             "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}{clipped}",
-            "FLOPs": count(run.flops[0]),
+            "FLOPs": count(run.account.operations[0]),
             "left": f"{duration(left)} at this speed",
         }
-        if run.monitor and run.monitor.history:  # what an automatic freeze waits for
-            now = asdict(run.monitor.history[-1])
+        if isinstance(run.when, WhenConverged) and run.when.monitor.history:  # what an automatic freeze waits for
+            now = asdict(run.when.monitor.history[-1])
             facts["encoder"] = ", ".join(f"{name} {now[name]:.3f}" for name in ("cka", "agreement", "progress", "novelty"))
         return facts
 
@@ -82,7 +98,7 @@ class Display:
         table.add_row("", ProgressBar(total=run.config.steps, completed=run.step, width=60))
         for name, value in self._facts(run).items():
             table.add_row(Text(name, style="dim"), value)
-        table.add_row("", Text(run.doing, "yellow"))
+        table.add_row("", Text(self.doing, "yellow"))
         return table
 
 
@@ -98,7 +114,7 @@ ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str], bool]] =
 
 def summary(run: Run, console: Screen) -> None:
     """What the run came to: cost before and after the freeze side by side, scores beside a random player's."""
-    by_name = {phase.name: phase for phase in run.phases}
+    by_name = {phase.name: phase for phase in run.account.phases}
     shown = [by_name[name] for name in ("images", "embeddings") if name in by_name]
     if shown:
         headings = {"images": "images (before)", "embeddings": "embeddings (after)"}
@@ -119,7 +135,7 @@ def summary(run: Run, console: Screen) -> None:
         baseline = baseline_flops(run)
         console.say(
             f"Frozen at step {run.frozen_at:,} in {run.freeze_seconds:.1f} s. FLOPs of the run: "
-            f"{count(run.flops[0])}, without SEER {count(baseline)} ({baseline / run.flops[0]:.2f}x)."
+            f"{count(run.account.operations[0])}, without SEER {count(baseline)} ({baseline / run.account.operations[0]:.2f}x)."
         )
     games = Table(title="Scores of whole games: mean ± standard deviation", title_justify="left", min_width=52)
     for column in ("player", "games", "score"):
@@ -132,5 +148,5 @@ def summary(run: Run, console: Screen) -> None:
 
 def baseline_flops(run: Run) -> int:
     """The paper's count of the same run had nothing been frozen."""
-    updates = sum(phase.steps for phase in run.phases if phase.name != "fill") // run.config.agent.update_every
+    updates = sum(phase.steps for phase in run.account.phases if phase.name != "fill") // run.config.agent.update_every
     return updates * run.costs.update(frozen=False)[0]

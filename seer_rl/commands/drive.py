@@ -4,6 +4,7 @@ import contextlib
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -13,25 +14,27 @@ from seer_rl.commands.errors import Ended, mistakes
 from seer_rl.experiments import curves
 from seer_rl.text import quoted
 from seer_rl.training import loop
+from seer_rl.training.events import Event, Fault, Metrics
+from seer_rl.training.run import Run, Stopped
 from seer_rl.training.rundir import PICTURE
 
 
-def drive(run: loop.Run, console: Screen, display: Display) -> None:
+def drive(run: Run, console: Screen, display: Display) -> None:
     """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C, SIGTERM or SIGHUP (a closed terminal)."""
     config, say = run.config, console.say
     threads = torch.get_num_threads()
     begun = f", going on from step {run.step:,}" if run.step else ""
     with mistakes():
-        run.claim()
+        loop.claim(run)
     say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}{begun}")
-    with warnings.catch_warnings(), display, stopping(run) as asked:
+    with warnings.catch_warnings(), display, Stopping(run) as stopping:
         warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
         try:
-            run.train(display)
-        except loop.Stopped:
+            loop.train(run, display, stopping)
+        except Stopped:
             at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
-            raise Ended(f"{at}: go on with: seer resume {quoted(run.run_dir)}", 128 + asked[0]) from None
-        except loop.Fault as fault:
+            raise Ended(f"{at}: go on with: seer resume {quoted(run.run_dir)}", 128 + stopping.asked[0]) from None
+        except Fault as fault:
             raise Ended(str(fault), 1) from fault
     summary(run, console)
     try:
@@ -42,17 +45,28 @@ def drive(run: loop.Run, console: Screen, display: Display) -> None:
     say(f"again: seer eval {quoted(run.run_dir)}   film: seer play {quoted(run.run_dir)} --video out.mp4")
 
 
-@contextlib.contextmanager
-def stopping(run: loop.Run) -> Iterator[list[int]]:
-    """Let Ctrl-C, SIGTERM and SIGHUP stop the run with a checkpoint; gives the signals that came."""
+class Stopping:
+    """Lets Ctrl-C, SIGTERM and SIGHUP stop a run with a checkpoint; `asked` has the signals that came."""
 
-    def stop() -> None:
-        run.stopping = True
-        if run.doing == loop.COMPILING:  # which looks at nothing for a long time
+    def __init__(self, run: Run) -> None:
+        self._run, self._compiling = run, False
+        self._signals = interruptible(self._stop)
+
+    def __enter__(self) -> "Stopping":
+        self.asked = self._signals.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._signals.__exit__(*error)
+
+    def __call__(self, run: Run, event: Event | Metrics) -> None:
+        """Listen to when the compiler is at work, which looks at nothing for a long time."""
+        self._compiling = event is Event.COMPILING
+
+    def _stop(self) -> None:
+        self._run.stopping = True
+        if self._compiling:
             raise KeyboardInterrupt
-
-    with interruptible(stop) as asked:
-        yield asked
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ import tyro
 from seer_rl.bounds import MOST
 from seer_rl.commands.errors import mistakes
 from seer_rl.text import scores
-from seer_rl.training import build, checkpoint, loop
+from seer_rl.training import build, checkpoint
 from seer_rl.training.arguments import Mistake, read
+from seer_rl.training.play import evaluate
 
 
 def command(arguments: list[str]) -> None:
@@ -35,6 +36,6 @@ def command(arguments: list[str]) -> None:
         device = build.choose_device(device_name)
     with mistakes():
         agent, env = build.trained(run, checkpoint.load_config(run))
-    results = loop.evaluate(agent.to(device), env, episodes, seed, device)
+    results = evaluate(agent.to(device), env, episodes, seed, device)
     env.close()
     print(f"{scores(results)} over {episodes} games (median {np.median(results):,.1f}): {' '.join(f'{r:g}' for r in results)}")

@@ -13,8 +13,9 @@ from seer_rl.commands.console import tell
 from seer_rl.commands.errors import mistakes
 from seer_rl.commands.film import filming
 from seer_rl.text import scores
-from seer_rl.training import build, checkpoint, loop
+from seer_rl.training import build, checkpoint
 from seer_rl.training.arguments import Mistake, read
+from seer_rl.training.play import evaluate
 
 
 def command(arguments: list[str]) -> None:
@@ -42,5 +43,5 @@ def command(arguments: list[str]) -> None:
     with mistakes():
         agent, env = build.trained(run, checkpoint.load_config(run), render_mode="rgb_array")
     with contextlib.closing(env), filming(video, env.metadata["render_fps"]) as take:
-        results = loop.evaluate(agent, envs.Filmed(env, take), episodes, seed, torch.device("cpu"))
+        results = evaluate(agent, envs.Filmed(env, take), episodes, seed, torch.device("cpu"))
     tell(f"{video}: {episodes} game{'s' if episodes > 1 else ''}, {scores(results)}")

@@ -8,8 +8,9 @@ from seer_rl.commands.console import Screen
 from seer_rl.commands.display import Display
 from seer_rl.commands.drive import drive
 from seer_rl.commands.errors import mistakes
-from seer_rl.training import loop
+from seer_rl.training import checkpoint, loop
 from seer_rl.training.arguments import read
+from seer_rl.training.process import prepare
 
 
 def command(arguments: list[str]) -> None:
@@ -27,5 +28,6 @@ def command(arguments: list[str]) -> None:
 
     (run_dir, steps), console = read(settings, "resume", arguments), Screen()
     with mistakes():
+        prepare(checkpoint.load_config(run_dir))
         run = loop.resume(run_dir, lambda text: console.say(f"note: {text}"), steps)
     drive(run, console, Display(console))

@@ -5,8 +5,10 @@ from seer_rl.commands.display import Display
 from seer_rl.commands.drive import drive
 from seer_rl.commands.errors import mistakes
 from seer_rl.experiments import curves
-from seer_rl.training import loop, rehearsal
+from seer_rl.training import rehearsal
 from seer_rl.training.arguments import parse
+from seer_rl.training.process import prepare
+from seer_rl.training.run import Run
 
 
 def command(arguments: list[str]) -> None:
@@ -14,5 +16,7 @@ def command(arguments: list[str]) -> None:
     config = parse(arguments, trusting=True)
     console = Screen()
     with mistakes():
-        run = loop.Run(rehearsal.settle(config, console.say, curves.picture))
+        config = rehearsal.settle(config, console.say, curves.picture)  # first: it computes in another process
+        prepare(config)
+        run = Run(config)
     drive(run, console, Display(console))

@@ -15,9 +15,11 @@ from seer_rl.commands.display import Display
 from seer_rl.commands.drive import drive
 from seer_rl.commands.errors import Ended
 from seer_rl.experiments.worker import BUSY, STATUS, Status
-from seer_rl.training import files, loop, rundir
+from seer_rl.training import checkpoint, files, loop, rundir
 from seer_rl.training.arguments import Mistake
-from seer_rl.training.loop import Run
+from seer_rl.training.events import Done, Event, Metrics
+from seer_rl.training.process import prepare
+from seer_rl.training.run import Run
 
 EVERY = 1.0  # seconds between two writings of the status
 
@@ -27,14 +29,15 @@ class Reporter(Display):
 
     last = 0.0
 
-    def __call__(self, run: Run) -> None:
-        super().__call__(run)
-        if time.monotonic() - self.last > EVERY or run.step == run.config.steps:
-            self.last, phase = time.monotonic(), run.phases[-1]
+    def __call__(self, run: Run, event: Event | Metrics) -> None:
+        """Show the event, and write the status now and then."""
+        super().__call__(run, event)
+        if time.monotonic() - self.last > EVERY or (event is Event.STEPPED and run.ends):
+            self.last, phase = time.monotonic(), run.account.phase
             speed = phase.steps_per_second
             score = sum(run.evaluations[-1][1]) / len(run.evaluations[-1][1]) if run.evaluations else None
             status = Status(run.step, run.config.steps, speed if speed == speed else 0.0, score, phase.replay_bytes,
-                            phase.process_bytes, run.doing)  # fmt: skip
+                            phase.process_bytes, self.doing)  # fmt: skip
             with contextlib.suppress(OSError):  # a full disk is for the run to tell of
                 files.write_atomically(run.run_dir / STATUS, json.dumps(asdict(status)).encode(), durable=False)
 
@@ -50,12 +53,13 @@ def main(run_dir: Path, cores: str) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
+        prepare(checkpoint.load_config(run_dir))
         run = loop.resume(run_dir, lambda text: console.say(f"note: {text}"))
         threading.Thread(target=stop_with_parent, daemon=True).start()
         drive(run, console, Reporter(console))
     except rundir.Busy:
         return BUSY
-    except loop.Done:
+    except Done:
         return 0
     except Ended as end:
         console.say(f"seer: {end.args[0]}")

@@ -1,82 +1,89 @@
-"""Environments: gymnasium environments with uint8 observations [C, H, W], stacks of frames."""
+"""Environments by name, such as "atari/alien": a family, a slash, and a task. Adding a family is a file and a line."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from seer_rl.bounds import Within
+from seer_rl import outside, text
 from seer_rl.envs import atari, dmc
+from seer_rl.envs.base import EnvConfig, Family, Scale, check
 
-FAMILIES = ("atari", "dmc")
-
-
-@dataclass(frozen=True)
-class EnvConfig:
-    """Settings of a DeepMind Control environment. Atari is always the paper's."""
-
-    action_repeat: Annotated[int | None, Within(1, 1000)] = None
-    """Control steps per agent step. None: the paper's (8 cartpole, 2 finger and walker, 4 elsewhere)."""
-    size: Annotated[int | None, Within(1, 512)] = None
-    """Height and width of frames. None: 100 for agents that crop, 84 for the others."""
-    fast_render: bool = False
-    """Without shadows, reflections and multisampling: several times faster on a CPU, but other pictures than the paper's."""
-    camera: Annotated[int, Within(0, 100)] = 0
-    """Camera of the task's model that sees: 0, as in the paper; for DrQ-v2 on quadruped 2, as its authors chose."""
+FAMILIES = (atari.FAMILY, dmc.FAMILY)
 
 
-def make(name: str, training: bool, settings: EnvConfig = EnvConfig(), render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment `name`: "atari/alien", "dmc/walker-walk". Raises ValueError with a hint if there is none.
+def find(name: str) -> tuple[Family, str]:
+    """Return the family and the task of an environment's name.
+
+    A family from elsewhere is named module:object, and must have been named by the user. Raises ValueError, in a sentence, for
+    any other name.
+    """
+    family, task = family_of(name), name.partition("/")[2]
+    if family and re.fullmatch(r"[\w -]+", task, re.ASCII):  # it becomes a part of the run directory's name
+        return family, task
+    examples = " or ".join(f"{family.name}/{family.example}" for family in FAMILIES)
+    raise ValueError(f"there is no environment {name!r}: write a family and a task of it, such as {examples}")
+
+
+def family_of(name: str) -> Family | None:
+    """Return the family that an environment's name begins with, whatever follows; None where there is none of that name.
+
+    Raises ValueError where it is from elsewhere, and cannot be imported or has not been named by the user.
+    """
+    head = name.partition("/")[0]
+    if outside.is_outside(head):
+        found = outside.load(head, "environment")
+        if not isinstance(found, Family):
+            raise ValueError(f"{head} is no family of environments: seer_rl/envs/base.py says what one needs")
+        return found
+    return next((family for family in FAMILIES if family.name == head), None)
+
+
+def make(name: str, training: bool, settings: EnvConfig | None = None, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """Make the environment `name`: "atari/alien", "dmc/walker-walk"; seer_rl/envs/base.py says what it offers.
 
     training: with what only learning should see (on Atari clipped rewards, a lost life as the end); evaluation plays without.
+    settings: the family's; None for its defaults. Raises ValueError, with a hint, if there is no such environment; ImportError
+    or OSError where something is missing that it needs.
     """
-    family, _, task = name.partition("/")
-    if not re.fullmatch(r"[\w -]*", task, re.ASCII):  # it becomes a part of the run directory's name
-        family = ""
-    if family == "atari" and task:
-        if settings != EnvConfig():
-            names = "--env.action-repeat, --env.size, --env.fast-render and --env.camera"
-            raise ValueError(f"{names} are for dmc/ environments, not for atari/")
-        return atari.make(task, training, render_mode)
-    if family == "dmc" and task:
-        return dmc.make(task, settings.action_repeat, settings.size, settings.fast_render, render_mode, settings.camera)
-    raise ValueError(f"there is no environment {name!r}: write atari/GAME or dmc/TASK, such as atari/alien or dmc/walker-walk")
+    family, task = find(name)
+    if settings is None:
+        settings = family.Config()
+    if type(settings) is not family.Config:
+        raise ValueError(f"the settings of {name} are a {family.Config.__name__}, not a {type(settings).__name__}")
+    try:
+        env = family.make(task, settings, training, render_mode)
+    except (ValueError, ImportError, OSError):
+        raise
+    except Exception as error:  # of many kinds: it may be code of others
+        raise ValueError(f"the environment {name} cannot be made: {error}") from error
+    try:
+        check(env, name)
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def scale(name: str) -> Scale | None:
+    """Return the scale of an environment's scores; None where it is not known, or the environment's name is not."""
+    try:
+        family, task = find(name)
+    except ValueError:
+        return None
+    return family.scale(task)
 
 
 def plain(name: str) -> str:
-    """An environment's task, however it is spelled: atari/bank_heist and atari/BankHeist are both bankheist."""
-    return re.sub(r"[^a-z0-9]", "", name.partition("/")[2].lower())
+    """Return an environment's task, however it is spelled: atari/bank_heist and atari/BankHeist are both bankheist."""
+    return text.plain(name.partition("/")[2])
 
 
 def canonical(name: str) -> str:
     """Give an environment the same name however it is spelled: atari/bank_heist and atari/BankHeist are atari/bankheist."""
     family, _, task = name.partition("/")
     return f"{family}/{plain(name) or task}"
-
-
-def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Everything that what follows in `env` depends on: simulator, stack of frames, random numbers, score so far."""
-    return {"inner": env.unwrapped.get_state(), "frames": np.stack(env.get_wrapper_attr("obs_queue"))}  # type: ignore[attr-defined]
-
-
-def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Go on from what `get_state` gave, in an environment of the same make."""
-    env.reset(seed=0)
-    env.unwrapped.set_state(state["inner"])  # type: ignore[attr-defined]
-    env.get_wrapper_attr("obs_queue").extend(state["frames"])
-
-
-def frames_in(env: gym.Env[Any, Any]) -> int:
-    """How many frames an observation of `env` stacks."""
-    return int(env.get_wrapper_attr("stack_size")) if env.has_wrapper_attr("stack_size") else 1
-
-
-def max_episode_steps(env: gym.Env[Any, Any]) -> int:
-    """Steps after which an episode is truncated."""
-    return int(env.get_wrapper_attr("max_episode_steps"))
 
 
 class Filmed(gym.Wrapper[Any, Any, Any, Any]):
@@ -87,6 +94,7 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
         self.keep = keep
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step, and hand over the picture after it."""
         result = self.env.step(action)
         self.keep(self.env.render())
         return result

@@ -4,20 +4,26 @@ An agent step repeats the action; an observation stacks 3 frames of RGB from one
 stands for those before it. Actions lie in [-1, 1]. After 1000 control steps an episode is truncated: its value goes on.
 """
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import logging
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+
+from seer_rl.bounds import Within
+from seer_rl.envs.base import EnvConfig, Family, Scale, Settings
+from seer_rl.text import plain
 
 STACK = 3
 SIZE = 100
@@ -29,16 +35,25 @@ PROBE = "import mujoco as m; c = m.GLContext(8, 8); c.make_current(); m.MjrConte
 Action = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class ControlConfig(EnvConfig):
+    """Settings of a DeepMind Control environment."""
+
+    action_repeat: Annotated[int | None, Within(1, 1000)] = None
+    """Control steps per agent step. None: the paper's (8 cartpole, 2 finger and walker, 4 elsewhere)."""
+    size: Annotated[int | None, Within(1, 512)] = None
+    """Height and width of frames. None: 100 for agents that crop, 84 for the others."""
+    fast_render: bool = False
+    """Without shadows, reflections and multisampling: several times faster on a CPU, but other pictures than the paper's."""
+    camera: Annotated[int, Within(0, 100)] = 0
+    """Camera of the task's model that sees: 0, as in the paper; for DrQ-v2 on quadruped 2, as its authors chose."""
+
+
 def make(
-    task: str,
-    action_repeat: int | None = None,
-    size: int | None = None,
-    fast_render: bool = False,
-    render_mode: str | None = None,
-    camera: int = 0,
+    task: str, settings: ControlConfig, training: bool, render_mode: str | None = None
 ) -> gym.Env[NDArray[np.uint8], Action]:
-    """The stacked environment of `task` ("walker-walk"): observations [9, size, size] uint8, colours of a frame together."""
-    env = Control(task, action_repeat, size or SIZE, fast_render, render_mode, camera)
+    """Make the stacked environment of `task` ("walker-walk"): observations [9, size, size] uint8, by frame and colour."""
+    env = Control(task, settings.action_repeat, settings.size or SIZE, settings.fast_render, render_mode, settings.camera)
     stacked = gym.wrappers.FrameStackObservation(env, STACK, padding_type="reset")
     return gym.wrappers.ReshapeObservation(stacked, (STACK * 3, env.size, env.size))
 
@@ -57,7 +72,7 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         render_mode: str | None = None,
         camera: int = 0,
     ) -> None:
-        """action_repeat: control steps per agent step (None: the paper's). size: height and width of frames.
+        """Build the task. action_repeat: control steps per agent step (None: the paper's). size: height and width of frames.
 
         fast_render: without shadows, reflections and multisampling: several times faster, but other pictures than the paper's.
         camera: number of the model's camera that sees. Raises ValueError, naming the nearest tasks, if there is no such task,
@@ -65,9 +80,12 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         """
         suite = _suite()
         domain, name = _task(task, suite.ALL_TASKS)
+        advice = logging.getLogger("absl")  # MuJoCo's, to the suite's authors
+        level = advice.level
+        advice.setLevel(logging.ERROR)
         # What a task draws when it is built (the masses of lqr, say) is the same in every environment.
-        logging.getLogger("absl").setLevel(logging.ERROR)  # MuJoCo's advice to the suite's authors
         self._env = suite.load(domain, name, task_kwargs={"random": 0}, environment_kwargs={"flat_observation": True})
+        advice.setLevel(level)
         self._physics = self._env.physics
         self._mujoco = importlib.import_module("mujoco")
         self._all = self._mujoco.mjtState.mjSTATE_INTEGRATION
@@ -124,7 +142,7 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         return self._frame(), float(reward), terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that what follows depends on: also what of the model the task changes, a target's place for example."""
+        """Return everything that what follows depends on, also what of the model the task changes, such as a target's place."""
         model = {
             name: field for name, field in _fields(self._physics.model).items() if not np.array_equal(field, self._built[name])
         }
@@ -160,7 +178,7 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
         return picture
 
     def render(self) -> NDArray[np.uint8] | None:
-        """[240, 240, 3] uint8 picture in render mode "rgb_array"."""
+        """Return a picture [240, 240, 3] uint8 in render mode "rgb_array"."""
         return self._picture(FILM_SIZE) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
@@ -169,20 +187,21 @@ class Control(gym.Env[NDArray[np.uint8], Action]):
 
 
 def _fields(model: Any) -> dict[str, NDArray[Any]]:
-    """The arrays of a MuJoCo model, by name."""
+    """Return the arrays of a MuJoCo model, by name."""
     found = {name: getattr(model.ptr, name) for name in dir(model.ptr) if not name.startswith("_")}
     return {name: field for name, field in found.items() if isinstance(field, np.ndarray) and field.flags.writeable}
 
 
 def _suite() -> Any:
-    """dm_control.suite, imported with a renderer that works here. Raises ImportError or OSError with what to install."""
+    """Import dm_control.suite with a renderer that works here. Raises ImportError or OSError with what to install."""
     try:
         if "dm_control" not in sys.modules:
             if importlib.util.find_spec("mujoco") is None:
                 raise ModuleNotFoundError("mujoco")
-            os.environ["MUJOCO_GL"] = renderer()
             # Render in the calling thread: a thread of the renderer's own is gone before the renderers are, when Python ends.
-            os.environ.setdefault("DISABLE_RENDER_THREAD_OFFLOADING", "1")
+            offloading = os.environ.get("DISABLE_RENDER_THREAD_OFFLOADING", "1")
+            with _environment(MUJOCO_GL=renderer(), DISABLE_RENDER_THREAD_OFFLOADING=offloading):
+                return importlib.import_module("dm_control.suite")
         return importlib.import_module("dm_control.suite")
     except ModuleNotFoundError as error:
         if sys.version_info >= (3, 13):
@@ -192,8 +211,23 @@ def _suite() -> Any:
         raise ImportError("DeepMind Control needs the extra [dmc]: pip install 'seer-rl[dmc]'") from error
 
 
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set variables for a while: dm_control and MuJoCo read theirs when they are imported."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def renderer() -> str:
-    """A value of MUJOCO_GL that works: the user's; else EGL on a GPU; on a CPU OSMesa, which is faster there, or EGL."""
+    """Return a value of MUJOCO_GL that works: the user's; else EGL on a GPU; on a CPU OSMesa, which is faster there, or EGL."""
     gpu = Path("/dev/nvidia0").exists() or Path("/dev/dri").exists()
     known = ("glfw",) if sys.platform != "linux" else ("egl", "osmesa") if gpu else ("osmesa", "egl")
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()  # dm_control, unlike MuJoCo, heeds the case
@@ -208,10 +242,7 @@ def renderer() -> str:
 
 
 def _task(task: str, tasks: tuple[tuple[str, str], ...]) -> tuple[str, str]:
-    """The suite's (domain, task) of "walker-walk", however its words are joined. Raises ValueError with the nearest names."""
-
-    def plain(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.lower())
+    """Return the suite's (domain, task) of "walker-walk", however it is spelled. Raises ValueError with the nearest names."""
 
     names = {plain(domain + name): (domain, name) for domain, name in tasks}
     if plain(task) in names:
@@ -219,3 +250,93 @@ def _task(task: str, tasks: tuple[tuple[str, str], ...]) -> tuple[str, str]:
     near = ["-".join(names[name]) for name in difflib.get_close_matches(plain(task), names, n=3, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(names)}, for example cartpole-swingup, walker-walk"
     raise ValueError(f"there is no DeepMind Control task {task!r}: {hint}")
+
+
+# ---- the family --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the paper sets per DeepMind Control task. It tuned both T_f on the reported score."""
+
+    steps: int  # agent steps; those beyond cartpole's are ours: half a million control steps
+    freeze_step: int
+    freeze_step_limited: int  # with the memory of `frames`
+    frames: int
+
+
+TASKS = {
+    "cartpoleswingup": Task(80_000, 10_000, 10_000, 1_000),
+    "fingerspin": Task(250_000, 50_000, 50_000, 1_000),
+    "reachereasy": Task(125_000, 50_000, 30_000, 2_000),
+    "cheetahrun": Task(125_000, 80_000, 80_000, 1_000),
+    "walkerwalk": Task(250_000, 60_000, 80_000, 2_000),
+}
+OTHER_TASK = Task(250_000, 80_000, 80_000, 2_000)  # the latest of the published times
+FRAME_BYTES = 3 * 100 * 100
+
+# Of DrQ-v2's authors, by how hard they found a task: agent steps in which the exploration noise falls. Of the suite's tasks
+# that they did not train, the dog's are counted as hard and the rest as medium.
+EASY_TASKS = {
+    "ballincupcatch",
+    "cartpolebalance",
+    "cartpolebalancesparse",
+    "cartpoleswingup",
+    "fingerspin",
+    "hopperstand",
+    "pendulumswingup",
+    "walkerstand",
+    "walkerwalk",
+}
+HARD_BODIES = ("humanoid", "dog")
+NOISE_STEPS = {"easy": 100_000, "medium": 500_000, "hard": 2_000_000}
+
+
+def _defaults(task: str, agent: str) -> Settings:
+    """Return DrQ-v2's settings for a task, as its authors chose them, and the camera that they looked through."""
+    if agent != "drqv2":
+        return {}
+    task = plain(task)
+    difficulty = "easy" if task in EASY_TASKS else "hard" if task.startswith(HARD_BODIES) else "medium"
+    walker = {"agent.n_step": 1, "agent.batch_size": 512} if task.startswith("walker") else {}
+    camera = {"environment.camera": 2} if task.startswith("quadruped") else {}
+    return {"agent.noise_steps": NOISE_STEPS[difficulty], **walker, **camera}
+
+
+def _paper(task: str, agent: str) -> Settings:
+    """Keep every step, with the settings of the paper's table 4: CURL + SEER as in figures 2 and 12."""
+    settings = TASKS.get(plain(task), OTHER_TASK)
+    learning = {}
+    if plain(task) == "cheetahrun" and agent in ("sac", "rad", "curl"):
+        learning = {"agent.learning_rate": 2e-4, "agent.batch_size": 512}
+    every = 2_500 if plain(task) == "cartpoleswingup" else 10_000
+    return {"steps": settings.steps, "seer.freeze_step": settings.freeze_step, "eval.every": every, **learning}
+
+
+def _paper_memory(task: str, agent: str) -> Settings:
+    """Take little memory: CURL + SEER in 0.03 or 0.06 GB (figures 5 and 10)."""
+    settings = TASKS.get(plain(task), OTHER_TASK)
+    memory = settings.frames * FRAME_BYTES
+    return {**_paper(task, agent), "replay.memory": memory, "seer.freeze_step": settings.freeze_step_limited}
+
+
+def _paper_impala(task: str, agent: str) -> Settings:
+    """Train CURL + SEER with the IMPALA encoder of 15 convolutions (figure 6b)."""
+    return {**_paper(task, agent), "agent.encoder": "impala"}
+
+
+def _paper_batch(task: str, agent: str) -> Settings:
+    """Train CURL + SEER with batches of 128, and of 512 once that is cheap (figure 6a, there on cheetah-run)."""
+    return {**_paper(task, agent), "agent.batch_size": 128, "seer.batch_size": 512}
+
+
+FAMILY = Family(
+    name="dmc",
+    make=make,
+    example="walker-walk",
+    agent="curl",
+    Config=ControlConfig,
+    defaults=_defaults,
+    presets={"paper": _paper, "paper-memory": _paper_memory, "paper-impala": _paper_impala, "paper-batch": _paper_batch},
+    scale=lambda task: Scale(0.0, 1000.0),
+)

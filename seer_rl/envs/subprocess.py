@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seer_rl import envs
-from seer_rl.envs import EnvConfig
+from seer_rl.envs import base
+from seer_rl.envs.base import EnvConfig
 
 PATIENCE = 120.0  # seconds without an answer after which an environment counts as hung; some take long to build
 
@@ -48,7 +49,7 @@ class SubprocessEnv:
 
     @property
     def pid(self) -> int:
-        """Of the other process."""
+        """Return the number of the other process."""
         return self._process.pid
 
     def reset(self, seed: int | None = None) -> Obs:
@@ -62,18 +63,18 @@ class SubprocessEnv:
         self._send(("step", action))
 
     def step_wait(self) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """What that step gave, as by `gymnasium.Env.step`."""
+        """Return what that step gave, as `gymnasium.Env.step` does."""
         result: tuple[Obs, float, bool, bool, dict[str, Any]] = self._receive()
         return result
 
-    def get_state(self) -> dict[str, Any]:
-        """As `envs.get_state`."""
+    def get_state(self) -> dict[str, Any] | None:
+        """Do what `envs.base.get_state` does."""
         self._send(("get_state", None))
-        state: dict[str, Any] = self._receive()
+        state: dict[str, Any] | None = self._receive()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """As `envs.set_state`."""
+        """Do what `envs.base.set_state` does."""
         self._send(("set_state", state))
         self._receive()
 
@@ -114,7 +115,7 @@ class SubprocessEnv:
 
 
 def serve(pipe: Connection) -> None:
-    """The other process: do what is asked for, until the pipe ends."""
+    """Be the other process: do what is asked for, until the pipe ends."""
     for name in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -134,9 +135,9 @@ def serve(pipe: Connection) -> None:
             elif asked == "reset":
                 result = env.reset(seed=argument)[0]
             elif asked == "get_state":
-                result = envs.get_state(env)
+                result = base.get_state(env)
             else:
-                envs.set_state(env, argument)
+                base.set_state(env, argument)
             answer: tuple[str | None, Any] = None, result
         except EOFError:
             break

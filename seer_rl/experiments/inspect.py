@@ -25,16 +25,16 @@ from torch.nn import functional as F
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent
 from seer_rl.convergence import Signals, linear_cka
-from seer_rl.envs import frames_in
+from seer_rl.envs.base import frames_in
 from seer_rl.experiments import curves
 from seer_rl.experiments.activations import record, spatial_attention, svcca, units
 from seer_rl.experiments.results import LARGEST
-from seer_rl.training import build, checkpoint, files, loop
+from seer_rl.training import build, checkpoint, files
 from seer_rl.training.config import TrainConfig
 from seer_rl.training.files import Folder
 from seer_rl.training.logger import METRICS
 from seer_rl.training.logger import read as metrics
-from seer_rl.training.loop import chosen
+from seer_rl.training.play import chosen, play
 
 PROBE = "probe.npz"  # beside the snapshots
 OBSERVATIONS = 1000  # in it; they differ in every frame of their stack
@@ -231,7 +231,7 @@ def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None
             return chosen(agent.act(obs))
 
         agent.eval()
-        loop.play(env, act, 1, SEED)
+        play(env, act, 1, SEED)
 
 
 # ---- similarity ----------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ import psutil
 from seer_rl.bounds import MOST
 from seer_rl.experiments import curves, worker
 from seer_rl.experiments.worker import Process
-from seer_rl.training import checkpoint, loop, rehearsal, rundir
+from seer_rl.training import checkpoint, rehearsal, rundir
 from seer_rl.training.arguments import parse
 from seer_rl.training.config import TrainConfig, check, name_of
+from seer_rl.training.run import Run
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
 OWN = ("--seed", "--run-dir", "--label", "--help", "-h")  # what a sweep says itself
@@ -124,7 +125,7 @@ def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
             rundir.require_place(run_dir)
             if (alike := replace(config, seed=0, run_dir=None, label="")) not in tried:
                 tried.add(alike)
-                loop.Run(replace(alike, run_dir=run_dir)).close()
+                Run(replace(alike, run_dir=run_dir)).close()
     for run_dir, config in runs.items():
         run_dir.mkdir(parents=True, exist_ok=True)
         if not (run_dir / checkpoint.CONFIG).exists():

@@ -211,8 +211,6 @@ class Replay:
             self._complete(self._pending, last)
         self._open = self._append(obs, FIRST)
 
-    start = begin  # the name that benchmarks/ still use: it goes with them
-
     def add(
         self,
         action: int | NDArray[np.float32],

@@ -4,7 +4,8 @@ import argparse
 import contextlib
 import io
 import itertools
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from typing import Any
 
 import tyro
@@ -61,10 +62,13 @@ def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
         raise Mistake(f"{error} (seer train --help)") from None
     if trusting and names.agent:
         outside.trust(names.agent)
-    if names.preset is not None and names.preset not in PRESETS:
-        raise Mistake(f"there is no preset {names.preset!r}: choose {' or '.join(PRESETS)}")
 
     def apply(config: TrainConfig) -> TrainConfig:
+        known = {f"--env.{field.name.replace('_', '-')}" for field in fields(config.environment)}
+        for word in rest:
+            flag = word.partition("=")[0].replace("--env.no-", "--env.").replace("_", "-")
+            if flag.startswith("--env.") and flag not in known and config.env:
+                raise Mistake(f"{config.env} has no setting {flag} (seer train {config.env} --help)")
         default = replace(config, env=config.env or tyro.MISSING)
         chosen: TrainConfig = read(
             tyro.conf.AvoidSubcommands[TrainConfig], "train", rest, description=TRAIN_HELP, default=default
@@ -74,10 +78,14 @@ def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
     # The defaults, and with the agent its settings, depend on the environment, which only tyro can tell from the settings'
     # values; and on --transfer. So a guess comes first, and is corrected.
     before = dict(zip(rest, ["", *rest], strict=False))
-    named = [word for word in rest if word.startswith(tuple(f"{family}/" for family in FAMILIES))]
+    named = [word for word in rest if re.match(rf"({'|'.join(family.name for family in FAMILIES)}|[\w.]+:\w+)/", word)]
     guess = min(named, key=lambda word: before[word].startswith("--") and "=" not in before[word], default="")
+    if trusting:
+        outside.trust(guess.partition("/")[0])
     try:
         asked = apply(configure(guess, names.agent, names.preset))
+        if trusting:
+            outside.trust(asked.env.partition("/")[0])
         config = configure(asked.env, names.agent, names.preset, asked.transfer.source is not None)
     except ValueError as error:
         raise Mistake(str(error)) from error

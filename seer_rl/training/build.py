@@ -15,6 +15,7 @@ from seer_rl import envs
 from seer_rl.agents.base import Agent
 from seer_rl.agents.flops import Costs, measure
 from seer_rl.agents.networks import AutocastSequential, output_shape, scale_of
+from seer_rl.envs.base import EnvConfig, frames_in, max_episode_steps
 from seer_rl.envs.subprocess import SubprocessEnv
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import copies_of, views
@@ -25,7 +26,7 @@ from seer_rl.training.weights import tensors
 
 
 def choose_device(name: str) -> torch.device:
-    """The device to train on: auto, cpu or cuda. Raises ValueError if it is not there."""
+    """Return the device to train on: auto, cpu or cuda. Raises ValueError if it is not there."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"there is no device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
@@ -33,25 +34,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
-def env_settings(config: TrainConfig) -> envs.EnvConfig:
-    """Those of `config`, with frames of the size that its agent is made for."""
-    if config.env.startswith("dmc/") and config.environment.size is None and not hasattr(config.agent, "crop"):
-        return replace(config.environment, size=84)  # what others crop to
-    return config.environment
+def env_settings(config: TrainConfig) -> EnvConfig:
+    """Return those of `config`, with frames of the size that its agent is made for: 84, which others crop from 100."""
+    size: Any = {"size": 100 if hasattr(config.agent, "crop") else 84}
+    chosen = getattr(config.environment, "size", 0) is not None
+    return config.environment if chosen else replace(config.environment, **size)
 
 
 def make_env(config: TrainConfig, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment that `config` names."""
+    """Make the environment that `config` names."""
     return envs.make(config.env, training, env_settings(config), render_mode)
 
 
 def start_env(config: TrainConfig) -> SubprocessEnv:
-    """The same for training, in a process of its own."""
+    """Make the environment to train in, in a process of its own."""
     return SubprocessEnv(config.env, env_settings(config))
 
 
 def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
-    """Make the agent that `config` names, for the spaces of `env`. Raises ValueError where they do not go together."""
+    """Make the agent that `config` names, for the spaces of `env`; its initial weights follow from the settings' seed.
+
+    seed: of the agent's own generator. Raises ValueError where agent and environment do not go together.
+    """
     kind, space = agent_called(name_of(config.agent)), env.action_space
     continuous = not isinstance(space, gym.spaces.Discrete)
     if kind.continuous != continuous:
@@ -61,7 +65,9 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
             f"use --agent {fitting}"
         )
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
-    agent: Agent = kind(config.agent, env.observation_space.shape or (), actions, config.seer.layers, seed)
+    with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the process's generator
+        torch.default_generator.manual_seed(config.seed)
+        agent: Agent = kind(config.agent, env.observation_space.shape or (), actions, config.seer.layers, seed)
     for module in agent.modules():
         if isinstance(module, AutocastSequential):
             module.set_precision(getattr(torch, config.precision))
@@ -69,13 +75,13 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
 
 
 def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed: int) -> Replay:
-    """The replay that `config` asks for. Without a limit it holds every step of the run, before and after the freeze."""
+    """Make the replay that `config` asks for. Without a limit it holds every step of the run, before and after the freeze."""
     capacity, memory = config.replay.capacity, config.replay.memory
     if memory == "auto":
         raise ValueError("how much memory is left for the replay is for seer_rl.training.rehearsal.settle to find out")
     build = functools.partial(
         Replay, env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
-        stack=envs.frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
+        stack=frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
         priority_exponent=config.replay.priority_exponent, seed=seed,
     )  # fmt: skip
     if capacity is not None or memory is not None:
@@ -102,14 +108,15 @@ def require_batch(config: TrainConfig, capacity: int, stack: int, batch_size: in
 
 
 def action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
-    """The smallest type that holds an action."""
+    """Return the smallest type that holds an action."""
     return np.min_scalar_type(int(space.n) - 1) if isinstance(space, gym.spaces.Discrete) else np.dtype(np.float32)
 
 
 def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
-    """Records that hold every step of a run: one each, one for the newest observation, one for each truncation's last."""
-    truncations = config.steps // envs.max_episode_steps(env)
-    return config.steps + truncations + config.agent.n_step + envs.frames_in(env) + 1  # the least a replay needs
+    """Count the records that hold every step of a run: one each, one for the newest observation, one for each truncation."""
+    longest = max_episode_steps(env)
+    truncations = config.steps // longest if longest else 0
+    return config.steps + truncations + config.agent.n_step + frames_in(env) + 1  # the least a replay needs
 
 
 def embeddings_of(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> tuple[int, int]:
@@ -129,7 +136,7 @@ def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
 
 
 def default_run_dir(config: TrainConfig) -> Path:
-    """runs/{env}__{agent}__{seed}__{time}, with a number behind if that is taken."""
+    """Return runs/ENV__AGENT__SEED__TIME, with a number behind it if that is taken."""
     agent = agent_called(name_of(config.agent)).name
     name = f"{config.env.replace('/', '-')}__{agent}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
@@ -137,7 +144,7 @@ def default_run_dir(config: TrainConfig) -> Path:
 
 
 def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
-    """The agent that a run with these settings saved last, and its evaluation environment. Raises ValueError without either."""
+    """Load the agent that a run with these settings saved last, and make its environment. Raises ValueError without either."""
     check_numbers(config)  # the file may have been edited
     env = make_env(config, training=False, render_mode=render_mode)
     try:

@@ -27,7 +27,7 @@ import torch
 from seer_rl.agents.base import Agent
 from seer_rl.agents.networks import scale_of, set_scale
 from seer_rl.training import files, weights
-from seer_rl.training.config import TrainConfig, from_toml, identity, name_of, to_toml
+from seer_rl.training.config import FORMER, TrainConfig, from_toml, identity, name_of, to_toml
 from seer_rl.training.files import Bytes, Folder, Refused
 from seer_rl.training.transfer import receive_all
 
@@ -45,7 +45,7 @@ def save_config(run_dir: Path, config: TrainConfig) -> None:
 
 
 def load_config(run_dir: Path) -> TrainConfig:
-    """Settings of the run in `run_dir`. Raises ValueError if it is none."""
+    """Read the settings of the run in `run_dir`. Raises ValueError if it is none."""
     path = run_dir / CONFIG
     try:
         return from_toml(files.read(path).decode())
@@ -73,12 +73,12 @@ def save_snapshot(run_dir: Path, step: int, agent: Agent, config: TrainConfig, f
 
 
 def snapshot(run_dir: Path, step: int) -> Path:
-    """Where the one of `step` is."""
+    """Return the path of the snapshot of `step`."""
     return run_dir / ANALYSIS / f"{step:012d}.safetensors"
 
 
 def snapshots(run_dir: Path) -> list[int]:
-    """The steps that a run has snapshots of, in order. Raises ValueError if it has none."""
+    """Return the steps that a run has snapshots of, in order. Raises ValueError if it has none."""
     found = (re.fullmatch(r"([0-9]{12,18})\.safetensors", path.name) for path in (run_dir / ANALYSIS).glob("*.safetensors"))
     steps = sorted(int(match[1]) for match in found if match)
     if not steps:
@@ -114,7 +114,7 @@ def _load_weights(path: Path, agent: Agent, config: TrainConfig, wanted: dict[st
     theirs, ours = about.get("settings", {}), identity(config, frozen=True)  # version 0.1.0 wrote none
     if not isinstance(theirs, dict):
         raise ValueError(f"{path} is damaged: its settings are no table")
-    for name in sorted(theirs):
+    for name in sorted(theirs.keys() - ({f"environment.{former}" for former in FORMER} - ours.keys())):
         if theirs[name] != ours.get(name):
             raise ValueError(
                 f"{path} is of a run whose {name} is {theirs[name]!r}, but the settings beside it say {ours.get(name)!r}: "
@@ -169,7 +169,7 @@ def save(run_dir: Path, step: int, state: dict[str, Any], pieces: dict[str, Byte
 
 
 def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole, or None if there never was one.
+    """Read the newest checkpoint of a run that is whole; None if there never was one.
 
     Damaged ones are named through `say` and moved aside. Raises ValueError if all of them are damaged, OSError where one
     cannot be read: it may be whole.
@@ -202,7 +202,7 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def listed(manifest: Path) -> set[str] | None:
-    """The blobs that a manifest names, or None if it cannot be read."""
+    """Return the blobs that a manifest names, or None if it cannot be read."""
     try:
         with Folder(manifest.parent) as folder:
             return _listed(folder, manifest.name)
@@ -211,7 +211,7 @@ def listed(manifest: Path) -> set[str] | None:
 
 
 def newest(run_dir: Path) -> int | None:
-    """The step of the newest checkpoint of `run_dir`, looking at names only."""
+    """Return the step of the newest checkpoint of `run_dir`, looking at names only."""
     try:
         with Folder(run_dir) as run, run.inner(CHECKPOINTS) as folder:
             return max((int(name.partition(".")[0]) for name in _manifests(folder)), default=None)
@@ -235,7 +235,7 @@ def tidy(run_dir: Path, keep: int) -> None:
 
 
 def _manifests(folder: Folder) -> list[str]:
-    """Names of the manifests in it, the newest first."""
+    """Return the names of the manifests in a folder, the newest first."""
     return sorted((name for name in folder.names() if MANIFEST.fullmatch(name) and folder.size(name) is not None), reverse=True)
 
 
@@ -247,7 +247,7 @@ def _listed(folder: Folder, manifest: str) -> set[str] | None:
 
 
 def _read(folder: Folder, manifest: str) -> Checkpoint:
-    """A checkpoint all of whose blobs are there and whole."""
+    """Read a checkpoint, all of whose blobs must be there and whole."""
     path = folder.path
     digest, _, text = folder.read(manifest).partition(b"\n")
     if hashlib.sha256(text).hexdigest().encode() != digest:
@@ -302,7 +302,7 @@ def _forget(folder: Folder, keep: int) -> None:
 
 
 def _flatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str = "") -> Any:
-    """The tree with its arrays and tensors moved into `arrays`, by their path; what is left is JSON."""
+    """Move the arrays and tensors of a tree into `arrays`, by their path; return what is left, which is JSON."""
     if isinstance(tree, dict):
         return {str(key): _flatten(value, arrays, f"{path}/{key}") for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -317,7 +317,7 @@ def _flatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str = "")
 
 
 def _unflatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
-    """The inverse of `_flatten`, but for tensors and tuples, which are arrays and lists now."""
+    """Undo `_flatten`, but for tensors and tuples, which are arrays and lists now."""
     if isinstance(tree, dict):
         if tree.keys() == {"array", "shape"}:
             return arrays[tree["array"]].reshape(tree["shape"])
@@ -329,7 +329,7 @@ def _unflatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 
 def agent_state(agent: Agent) -> dict[str, Any]:
-    """Weights, optimizers, whatever else the agent calls its state, and its random numbers."""
+    """Return weights, optimizers, whatever else the agent calls its state, and its random numbers."""
     return {
         "weights": weights.tensors(agent),
         "extra": {name: value for name, value in agent.state_dict().items() if not isinstance(value, torch.Tensor)},
@@ -340,7 +340,7 @@ def agent_state(agent: Agent) -> dict[str, Any]:
 
 
 def not_finite(agent: Agent) -> str | None:
-    """The name of the first of an agent's weights or optimizers' moments that holds NaN or infinity; None if all are finite."""
+    """Return the name of the first weight or moment of an optimizer that holds NaN or infinity; None if all are finite."""
     moments = {
         f"{name}'s {key} of parameter {i}": tensor
         for name, optimizer in _optimizers(agent).items()
@@ -351,7 +351,7 @@ def not_finite(agent: Agent) -> str | None:
 
 
 def set_agent_state(agent: Agent, state: dict[str, Any]) -> None:
-    """The inverse of `agent_state`, wherever the seam was then. Raises ValueError for the state of another agent."""
+    """Restore what `agent_state` gave, wherever the seam was then. Raises ValueError for the state of another agent."""
     saved = {name: torch.from_numpy(value.copy()) for name, value in state["weights"].items()}
     extra = state.get("extra")
     if extra is None:  # written before format 3 of weights

@@ -4,13 +4,6 @@ What an update of Rainbow spends outside products is dispatch and passes over th
 bfloat16 products about half the time, `docs/performance.md`). An update of SAC is nearly all products, and gains nothing.
 """
 
-import atexit
-import logging
-import os
-import shutil
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -25,30 +18,11 @@ def compile_losses(agent: Agent) -> bool:
     """
     if agent.compiled is None:
         return False
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # PyTorch's own lies in /tmp, where others may write
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_directory())
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that stay
-    for noisy in ("torch._dynamo", "torch._inductor", "torch._functorch"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # failures are the caller's to report
     # Nothing in the agent's modules changes but numbers, which are inputs: checking them all costs more than an operation.
     unguarded = torch.compiler.skip_guard_on_all_nn_modules_unsafe
     losses = getattr(agent, agent.compiled)
     setattr(agent, agent.compiled, torch.compile(losses, fullgraph=True, dynamic=False, options={"guard_filter_fn": unguarded}))
     return True
-
-
-def cache_directory() -> Path:
-    """Where compiled losses are kept: in the user's cache, or, where there is none to write to, until this process ends."""
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seer-rl"
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK | os.X_OK):
-            return cache
-    except (OSError, RuntimeError):  # a user whom the system does not know has no home
-        pass
-    temporary = tempfile.mkdtemp(prefix="seer-rl-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return Path(temporary)
 
 
 def rehearse_losses(agent: Agent, obs: torch.Tensor, batch_size: int) -> None:

@@ -1,32 +1,33 @@
-"""Settings of a training: one dataclass, checked by what uses it, written to and read from TOML."""
+"""The settings of a training run: a dataclass, what settings are refused, and the TOML file that keeps them."""
 
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tomli_w
 import tyro
+from typeguard import TypeCheckError, check_type
 
-from seer_rl import agents, outside
+from seer_rl import agents, envs, outside
 from seer_rl.agents.base import Agent, AgentConfig
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.bounds import MOST, Count, Share, Steps, Within, check_bounds
 from seer_rl.convergence import EVERY
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.base import EnvConfig
 from seer_rl.replay.codec import Dtype
 from seer_rl.training.files import encodable
 
 AGENTS: dict[str, type[Agent]] = {agent.name: agent for agent in agents.AGENTS}
 
 
-# What a class must offer before anything is made of it; `Agent` says the rest.
+# What a class from elsewhere must have to be taken for an agent; `Agent` says the rest.
 CONTRACT = ("name", "Config", "continuous", "compiled", "sharing", "period", "augment", "act", "policy", "update", "errors")
 
 
 def agent_called(name: str) -> type[Agent]:
-    """Find an agent's class by the name of one of ours, or module:Class, which must have been named by the user.
+    """Return an agent's class by its name: one of ours, or module:Class, which the user must have named.
 
     Raises ValueError where there is none.
     """
@@ -46,11 +47,11 @@ def agent_called(name: str) -> type[Agent]:
 _outside: dict[type[AgentConfig], str] = {}  # names of the agents from elsewhere that have been imported, by their settings
 
 
-EARLIEST = 10_000  # agent steps before an automatic freeze, where nothing else is said
+EARLIEST = 10_000  # agent steps: no automatic freeze comes before, unless --seer.earliest says so
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "70MB" (10^6), "64MiB" (2^20), "0.07GB" or "70560000"."""
+    """Return the bytes of a size such as "70MB" (10^6), "64MiB" (2^20), "0.07GB" or "70560000"."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if not match or (match[3] and not match[2]):
         raise ValueError(f"{text!r} is not a size: write for example 70MB, 512MiB or 1.5GB")
@@ -61,7 +62,7 @@ def parse_size(text: str) -> int:
 
 
 def size_or(*words: str) -> Any:
-    """How the command line reads a size, or one of `words` ("none" is None)."""
+    """Say how the command line reads a size, or one of `words` ("none" is None)."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="|".join(["SIZE", *words]),
@@ -73,17 +74,18 @@ def size_or(*words: str) -> Any:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What the replay may hold. Without a limit: every step of the run."""
+    """What the replay may hold. Without a limit it holds every step of the run."""
 
     memory: Annotated[int | Literal["auto"] | None, size_or("none", "auto"), Within(1)] = None
-    """Bytes of the replay, everything counted (70MB, 1.5GiB, ...). It never takes more, before or after the freeze.
-    auto: the largest that fits, into --memory-limit or what memory is free."""
+    """The most bytes that the replay takes, everything counted, before and after the freeze (70MB, 1.5GiB, ...).
+    auto: as many as fit into --memory-limit, or into the memory that is free."""
     capacity: Annotated[int | None, Within(1)] = None
-    """Or its steps before the freeze; their bytes are the budget afterwards."""
+    """In place of --replay.memory: the steps that the replay holds before the freeze. Their bytes are its limit afterwards."""
     priority_exponent: Share = 0.0
-    """0 samples uniformly, as the paper; 0.5 is Rainbow's prioritized replay."""
+    """How strongly a transition's error raises its chance of being sampled. 0 samples uniformly, as in the paper; 0.5 is
+    Rainbow's prioritized replay."""
     priority_beta: Share = 0.4
-    """Importance weights' exponent at the start; it grows to 1 at the end of the run."""
+    """Exponent of the importance weights at the start of the run. It grows to 1 at the end."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +93,28 @@ class SeerConfig:
     """When to freeze the encoder and replace stored images by embeddings."""
 
     freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"]), Within(0)] = None
-    """T_f, in agent steps. None: never, which is the baseline. auto: when signals of the training say that the encoder has
-    converged (docs/beyond.md), and at --seer.latest whatever they say."""
+    """T_f: the agent step at which the encoder is frozen. None: never, which is the baseline. auto: when signals of the
+    training say that the encoder has converged (docs/beyond.md), and at --seer.latest whatever they say."""
     earliest: Annotated[int | None, Within(0)] = None
-    """Of an automatic freeze, in agent steps. None: 10,000, or the latest if that is earlier."""
+    """The first agent step at which an automatic freeze may come. None: 10,000, or --seer.latest if that is earlier."""
     latest: Annotated[int | None, Within(1)] = None
-    """Of an automatic freeze. None: half of the run, and not before the earliest."""
+    """The agent step at which an automatic freeze comes in any case. None: half of the run, and not before --seer.earliest."""
     layers: Annotated[int | None, Within(1)] = None
-    """Freeze convolutions up to this one and store what it gives. None: all, and on DeepMind Control the embeddings too."""
+    """Freeze the first so many convolutions and store what the last of them gives. None: freeze all, and with SAC, RAD, CURL
+    and DrQ-v2 also the layer that makes the embeddings."""
     copies: Annotated[int, Within(1, 100)] = 4
-    """Embeddings stored per observation (the paper's K), each of another crop or shift. Without augmentation: one."""
+    """The paper's K: embeddings stored per observation, each of another crop or shift. An agent that does not augment stores
+    one."""
     dtype: Dtype = "float32"
-    """How embeddings are stored; networks get float32. uint8 and uint4 lie on a grid per dimension, made at the freeze."""
+    """How embeddings are stored. Networks get float32 in any case. uint8 and uint4 round every dimension to a grid of its
+    own, which is made at the freeze."""
     batch_size: Annotated[int | None, Within(1, 100_000)] = None
-    """Transitions per update after the freeze. None: as before it."""
+    """Transitions per update after the freeze. None: as many as before it."""
     replay_ratio: Annotated[int, Within(1, 1000)] = 1
-    """Updates after the freeze in place of each one before it: what an update then costs less can be spent on more of them."""
+    """Updates after the freeze in place of each one before it. An update then costs less, so there can be more of them."""
 
     def between(self, steps: int) -> tuple[int, int]:
-        """The earliest and the latest step of an automatic freeze in a run of `steps`."""
+        """Return the earliest and the latest step of an automatic freeze in a run of `steps`."""
         earliest = min(EARLIEST, self.latest or EARLIEST) if self.earliest is None else self.earliest
         return earliest, self.latest or max(earliest, steps // 2)
 
@@ -119,18 +124,18 @@ class TransferConfig:
     """Begin with what another run has learnt. Its encoder is then frozen from the start (--seer.freeze-step 0)."""
 
     source: Annotated[Path | None, tyro.conf.arg(name="transfer", prefix_name=False)] = None
-    """Run directory, or the file of an encoder (`seer export RUN encoder.safetensors`)."""
+    """A run directory, or a file that holds an encoder (`seer export RUN encoder.safetensors`)."""
     only: Literal["all", "encoder"] = "all"
-    """all: the whole network, for another task with the same actions. encoder: what is below the heads, for any task with the
-    same images."""
+    """What is taken over. all: the whole network, for a task with the same actions. encoder: what is below the heads, for any
+    task with the same images."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Whole games in an environment of its own, without noise, clipping or life loss."""
+    """Evaluations: whole games in an environment of their own, without noise, clipped rewards or ends at a lost life."""
 
     every: Count = 10_000
-    """Agent steps between evaluations; there is always one at the end."""
+    """Agent steps between evaluations. There is always one at the end."""
     episodes: Count = 10
     """Games per evaluation."""
 
@@ -140,7 +145,8 @@ class AnalysisConfig:
     """What to keep for `seer analyze`, which looks inside the networks."""
 
     every: Annotated[int | None, Within(1)] = None
-    """Agent steps between snapshots of the online network's weights (Atari: 3 MB, DeepMind Control: 30 MB). None: keep none."""
+    """Agent steps between snapshots of the online network's weights, of 3 MB on Atari and 30 MB on DeepMind Control. None: keep
+    no snapshots."""
 
 
 @dataclass(frozen=True)
@@ -148,33 +154,35 @@ class TrainConfig:
     """Settings of a training run."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment: atari/alien, atari/bank_heist, dmc/cartpole-swingup, dmc/walker-walk, ..."""
+    """Environment, such as atari/alien, atari/bank_heist, dmc/cartpole-swingup or dmc/walker-walk."""
     steps: Count = 100_000
-    """Agent steps (on Atari 4 frames each, on DeepMind Control --env.action-repeat control steps)."""
+    """Length of the run in agent steps. One is 4 frames on Atari, and --env.action-repeat control steps on DeepMind Control."""
     seed: Steps = 0
-    """Of everything random. The same seed on the same CPU with the same settings gives the same run, bit for bit."""
+    """Seed for all randomness. The same seed, settings and kind of CPU reproduce a run exactly."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks are; auto takes a GPU if there is one."""
+    """Where the networks compute. auto: on a GPU if there is one."""
     threads: Annotated[int, Within(1, 1024)] = 1
-    """CPU threads of the networks. After the freeze a second one gains little, and a run's numbers depend on how many there
-    are: better run several seeds side by side."""
+    """CPU threads that the networks use. A second one gains little after the freeze, so several seeds side by side use a CPU
+    better. A run's last digits depend on this number."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' products but those of last layers; everything else is float32. bfloat16 is two to four times faster on
-    processors and GPUs that know it, but Rainbow learnt less with it (docs/performance.md)."""
+    """Number format of the networks' matrix products, except in last layers; everything else is float32. bfloat16 is two to
+    four times faster on processors and GPUs that support it, but Rainbow learnt less with it (docs/performance.md)."""
     compile: bool = False
-    """Compile the losses of Rainbow and DQN (the command line's default). Where that fails, the run goes on without."""
+    """Compile the losses of Rainbow and DQN, which the command line does by default. Where that fails, the run goes on
+    without."""
     memory_limit: Annotated[int | None, size_or("none"), Within(1)] = None
-    """Bytes that the whole process may take. A run that could take more is refused at the start, with the arithmetic."""
+    """The most bytes that the run may take, all its processes together. A run that could take more is refused at the start,
+    with the arithmetic."""
     checkpoint_every: Count = 10_000
-    """Agent steps between checkpoints of the whole run, from which it can be resumed; there is one when it is stopped, too."""
+    """Agent steps between checkpoints, from which `seer resume` goes on. A run that is stopped writes one, too."""
     keep: Count = 2
-    """Checkpoints to keep. They are removed when the run has ended."""
+    """Number of checkpoints to keep. They are removed when the run has ended."""
     keep_last: bool = False
-    """Keep a checkpoint of the end, from which `seer resume RUN --steps MORE` trains longer."""
+    """Keep a checkpoint of the run's end, from which `seer resume RUN --steps MORE` trains longer."""
     label: str = ""
-    """What pictures and tables call these settings. Empty: by when the encoder is frozen."""
+    """The name of these settings in pictures and tables. Empty: they are named by when the encoder was frozen."""
     run_dir: Path | None = None
-    """Where the run is written. None: runs/ENV__AGENT__SEED__TIME."""
+    """Directory that the run is written to. None: runs/ENV__AGENT__SEED__TIME."""
     environment: Annotated[EnvConfig, tyro.conf.arg(name="env")] = field(default_factory=EnvConfig)
     seer: SeerConfig = field(default_factory=SeerConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
@@ -182,6 +190,11 @@ class TrainConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     agent: AgentConfig = field(default_factory=RainbowConfig)
+
+    def __post_init__(self) -> None:
+        """Take the settings of the environment's family where none are given."""
+        if type(self.environment) is EnvConfig and isinstance(self.env, str) and (family := envs.family_of(self.env)):
+            object.__setattr__(self, "environment", family.Config())
 
 
 def check_numbers(config: TrainConfig) -> None:
@@ -248,7 +261,7 @@ def check(config: TrainConfig) -> None:
 
 
 def first_update(agent: AgentConfig, batch_size: int) -> int:
-    """The agent step of the first update in batches of this size, if no episode ends before it."""
+    """Return the agent step of the first update in batches of this size, if no episode ends before it."""
     first = max(agent.learning_starts, batch_size + agent.n_step)
     return first + -first % agent.update_every
 
@@ -309,7 +322,7 @@ def identity(config: TrainConfig, frozen: bool) -> dict[str, Any]:
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
-    """Every setting by its name in the file, with the agent's name: "agent.name", "seer.dtype"."""
+    """Return every setting by its dotted name in the file, and the agent's name: "agent.name", "seer.dtype"."""
 
     def inside(settings: dict[str, Any], above: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -321,13 +334,13 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def name_of(agent: AgentConfig) -> str:
-    """The command line's name of the agent with these settings."""
+    """Return the command line's name of the agent with these settings."""
     ours = next((name for name, kind in AGENTS.items() if kind.Config is type(agent)), None)
     return ours or _outside[type(agent)]
 
 
 def to_toml(config: TrainConfig) -> str:
-    """Every setting that is not None, by its section."""
+    """Return the settings as TOML: every one that is not None, by its section."""
 
     def present(settings: dict[str, Any]) -> dict[str, Any]:
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if v is not None}
@@ -340,12 +353,25 @@ def to_toml(config: TrainConfig) -> str:
     return tomli_w.dumps(settings)
 
 
+FORMER = {
+    "action_repeat",
+    "size",
+    "fast_render",
+    "camera",
+}  # what 0.1.0 wrote for every environment
+
+
 def from_toml(text: str) -> TrainConfig:
-    """The inverse of `to_toml`. Raises ValueError for text that is not such a file."""
+    """Return the settings in a TOML text that `to_toml` wrote. Raises ValueError for any other text."""
     try:
         settings = tomllib.loads(text)
         agent = dict(settings.pop("agent"))
-        sections = {"environment": EnvConfig, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig,
+        family = envs.family_of(settings["env"])
+        kind = family.Config if family else EnvConfig
+        known = {one.name for one in fields(kind)}
+        written = settings.pop("environment", {})
+        settings["environment"] = {name: value for name, value in written.items() if name in known or name not in FORMER}
+        sections = {"environment": kind, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig,
                     "analysis": AnalysisConfig}  # fmt: skip
         transfer = dict(settings.pop("transfer", {}))
         if "source" in transfer:
@@ -362,7 +388,7 @@ def from_toml(text: str) -> TrainConfig:
 
 
 def _build(kind: type[Any], settings: Any) -> Any:
-    """A dataclass whose fields have the types that it says. Raises TypeError or ValueError."""
+    """Return a dataclass whose fields have the types that it says. Raises TypeError or ValueError."""
     if not isinstance(settings, dict):
         raise TypeError(f"{settings!r} is no section")
     hints = get_type_hints(kind)
@@ -373,10 +399,12 @@ def _build(kind: type[Any], settings: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in get_args(hint))
-    if get_args(hint):
-        return any(_fits(value, choice) for choice in get_args(hint))
-    if hint in (int, float):
-        return isinstance(value, int | hint) and not isinstance(value, bool) and not abs(value) > 2**64
-    return isinstance(value, hint)
+    if isinstance(value, bool):  # which Python counts as a number
+        return hint is bool
+    if isinstance(value, int | float) and abs(value) > 2**64:
+        return False
+    try:
+        check_type(value, hint)
+        return True
+    except TypeCheckError:
+        return False

@@ -53,7 +53,7 @@ class Logger:
                 self._tensorboard.add_scalar(name, value, step)
 
     def written(self) -> dict[str, bytes]:
-        """What the files hold now."""
+        """Return what the files hold now."""
         with Folder(self._run_dir) as folder:
             return {name: folder.read(name) for name in self._files}
 

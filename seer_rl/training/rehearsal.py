@@ -27,12 +27,16 @@ import psutil
 from seer_rl.convergence import ConvergenceMonitor
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.text import size
-from seer_rl.training import build, checkpoint, loop
+from seer_rl.training import build, checkpoint
 from seer_rl.training.config import ReplayConfig, TrainConfig, agent_called, check, name_of
+from seer_rl.training.events import Event, Fault
 from seer_rl.training.logger import Logger
+from seer_rl.training.process import prepare
+from seer_rl.training.run import Run
+from seer_rl.training.saver import Saver
 
 LOOK_EVERY = 0.02  # seconds between two looks at what a rehearsal holds
-FAILURES = (ValueError, ImportError, MemoryError, OSError, loop.Fault, EnvironmentFailed)  # that say what to do
+FAILURES = (ValueError, ImportError, MemoryError, OSError, Fault, EnvironmentFailed)  # that say what to do
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def nothing(run_dir: Path) -> None:
 
 
 def settle(config: TrainConfig, say: Callable[[str], None], finish: Callable[[Path], None] = nothing) -> TrainConfig:
-    """The settings of a run that keeps to its --memory-limit; `say` hears the arithmetic.
+    """Return the settings of a run that keeps to its --memory-limit; `say` hears the arithmetic.
 
     finish: what will be done with the run directory at the end of the run, in its process: drawing its picture takes memory.
 
@@ -74,13 +78,13 @@ def settle(config: TrainConfig, say: Callable[[str], None], finish: Callable[[Pa
 
 
 def _rounded_up(n: int) -> int:
-    """The least number of three digits and zeros that is not less than `n`: a promise is not rounded down where it is shown."""
+    """Round up to three digits, bytes: a promise is not rounded down where it is shown."""
     last: int = 10 ** max(0, len(str(n)) - 3)
     return -(-n // last) * last
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what the machine has free, and what each of its control groups has left.
+    """Return the bytes that this process may still take: what the machine has free, and what its control groups have left.
 
     root: where /proc and /sys lie.
     """
@@ -88,7 +92,7 @@ def available(root: Path = Path("/")) -> int:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """Bytes left in every control group that this process is in and that has a limit, of either version."""
+    """Give the bytes left in every control group, of either version, that this process is in and that has a limit."""
     try:
         mounts = (root / "proc/self/mountinfo").read_text("utf-8").splitlines()
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
@@ -119,7 +123,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file of a control group; None where there is none, or it is "max"."""
+    """Return the number in a file of a control group; None where there is none, or it is "max"."""
     try:
         return int(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -127,7 +131,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(group: Path, name: str) -> int:
-    """Bytes of files that the system keeps in memory for the group, and gives up when it needs them."""
+    """Return the bytes of files that the system keeps in memory for the group, and gives up when it needs them."""
     try:
         lines = (group / "memory.stat").read_text("utf-8").splitlines()
         return int(dict(line.split() for line in lines)[name])
@@ -139,7 +143,7 @@ def _reclaimable(group: Path, name: str) -> int:
 
 
 def rehearsed(config: TrainConfig, limit: int, finish: Callable[[Path], None] = nothing) -> Needs:
-    """What a run with these settings takes. The rehearsal takes at most `limit` bytes, together with this process.
+    """Find out what a run with these settings takes. The rehearsal takes at most `limit` bytes, together with this process.
 
     Raises ValueError, in a sentence, where it would take more, or fails. However this process ends, the rehearsal ends with
     it, and what it has written is removed. To be called before this process computes anything: PyTorch's threads do not
@@ -188,7 +192,7 @@ def rehearsed(config: TrainConfig, limit: int, finish: Callable[[Path], None] = 
 
 
 def _answer(pipe: Connection) -> Needs | str | None:
-    """What the rehearsal sent; None if it could not."""
+    """Return what the rehearsal sent; None if it could not."""
     try:
         answer: Needs | str = pipe.recv()
         return answer
@@ -199,7 +203,7 @@ def _answer(pipe: Connection) -> Needs | str | None:
 def _perform(
     config: TrainConfig, directory: Path, finish: Callable[[Path], None], answers: Connection, parents: Connection
 ) -> None:
-    """The rehearsal's own process: sends what is needed, or a sentence that says why nobody knows."""
+    """Be the rehearsal's process: send what is needed, or a sentence that says why nobody knows."""
     parents.close()
     os.setsid()  # signals of the terminal are for the parent; and what we start can be ended with us
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -227,55 +231,69 @@ def _perform(
 
 def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None] = nothing) -> Needs:
     """Do once what the run will do; return what was held beside the replay when most was."""
-    agent, frozen = config.agent, config.seer.freeze_step is not None
-    batch = max(agent.batch_size, config.seer.batch_size or 0)
-    given, least = config.replay.memory, ReplayConfig(priority_exponent=config.replay.priority_exponent)
-    every = replace(config, replay=least if given == "auto" else config.replay)
+    prepare(config)
+    given = config.replay.memory
     with contextlib.closing(build.make_env(config, training=True)) as env:
         built = build.make_agent(config, env, seed=0)
+        least = ReplayConfig(priority_exponent=config.replay.priority_exponent)
+        every = replace(config, replay=least if given == "auto" else config.replay)
         whole = given if isinstance(given, int) else build.make_replay(every, env, built, seed=0).memory
-        small = build.make_replay(replace(config, replay=least, steps=batch + 8), env, built, seed=0).memory
+        short = replace(config, replay=least, steps=_batch(config) + 8)
+        small = replace(least, memory=build.make_replay(short, env, built, seed=0).memory)
         del built
-    seer = replace(config.seer, freeze_step=0 if frozen else None, earliest=None, latest=None)
-    steps = max(config.steps, 10**6)  # no setting lies beyond
-    replay = replace(least, memory=small)
-    run = loop.Run(replace(config, steps=steps, replay=replay, seer=seer, memory_limit=None, run_dir=directory / "run"))
-    (directory / "run").mkdir()
-    with Logger(directory / "run") as logger:
-        run.env = build.start_env(config)
-        obs = run.env.reset(seed=0)
-        run.eval_env.reset(seed=0)
-        run.replay.begin(obs)
-        for _ in range(batch + agent.n_step + 8):
-            run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
-        sides: tuple[bool, ...] = (False, True) if frozen else (False,)
-        if config.seer.freeze_step == "auto":
-            ConvergenceMonitor(run.agent).measure(run.agent, run.replay, 0)
-        for side in sides:
-            if side:
-                run._freeze(logger)
-            run._compile(logger, lambda _: None)
-            for _ in range(4):
-                run._step(logger)
-                run._update()
-        run._measure()
-        run._log(logger)
-        logger.log(0, {"eval/random_return": 0.0, "eval/return": 0.0})
-        run._save(logger, lambda _: None)
-        checkpoint.save_agent(run.run_dir, run.agent, config)
-    checkpoint.save_config(run.run_dir, config)
-    with contextlib.suppress(ImportError):
-        finish(run.run_dir)
-    held = sum(most_held(process.pid) for process in run.processes())
-    run.close()
+    with dry_run(replace(config, replay=small), directory / "run", stored=_batch(config) + config.agent.n_step + 8) as run:
+        with Logger(run.run_dir) as logger:
+            if config.seer.freeze_step == "auto":
+                ConvergenceMonitor(run.agent).measure(run.agent, run.replay, 0)
+            for frozen in (False, True) if config.seer.freeze_step is not None else (False,):
+                if frozen:
+                    run.freeze()
+                if run.compiles:
+                    run.compile()
+                for _ in range(4):
+                    run.advance()
+                    run.update()
+            run.measure()
+            logger.log(0, {**run.metrics(), "eval/random_return": 0.0, "eval/return": 0.0})
+            logger.log(0, run.account.clock(), clock=True)
+            Saver(run, logger)(run, Event.SAVING)
+            checkpoint.save_agent(run.run_dir, run.agent, config)
+        checkpoint.save_config(run.run_dir, config)
+        with contextlib.suppress(ImportError):
+            finish(run.run_dir)
+        held = sum(most_held(pid) for pid in run.pids())
     return Needs(whole, held - run.replay.nbytes)
+
+
+@contextlib.contextmanager
+def dry_run(config: TrainConfig, run_dir: Path, stored: int) -> Iterator[Run]:
+    """Give a run that is ready to learn, to find out what a step or a freeze of it takes; nothing happens by itself.
+
+    run_dir: a directory that will be made. stored: random steps in the replay. The run has the networks, the environment and
+    the replay that `config` says, and is past what happens at the start of a run.
+    """
+    seer = replace(config.seer, freeze_step=None if config.seer.freeze_step is None else 0, earliest=None, latest=None)
+    run = Run(replace(config, steps=10**9, seer=seer, memory_limit=None, run_dir=run_dir))  # no setting lies beyond
+    run_dir.mkdir()
+    with contextlib.closing(run):
+        run.begin()
+        run.eval_env.reset(seed=0)
+        obs = run.replay.observation[0].numpy()
+        for _ in range(stored):
+            run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
+        run.step = 10**6
+        yield run
+
+
+def _batch(config: TrainConfig) -> int:
+    return max(config.agent.batch_size, config.seer.batch_size or 0)
 
 
 # ---- what processes hold ---------------------------------------------------------------------------------------------
 
 
 def most_held(pid: int) -> int:
-    """Most bytes that a process ever held at once."""
+    """Return the most bytes that a process ever held at once."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
         return int(found[1]) * 1024 if found else 0
@@ -284,7 +302,7 @@ def most_held(pid: int) -> int:
 
 
 class Scale:
-    """Weighs processes again and again. What they share is asked for, which is slow, only when they have changed much."""
+    """Weighs processes again and again. It asks what they share, which is slow, only when they have changed much."""
 
     AGAIN = 8 << 20  # bytes of a change
 
@@ -292,7 +310,7 @@ class Scale:
         self._resident = self._shared = 0  # when it was last asked for
 
     def held(self, pids: Iterable[int], exactly_above: int) -> int:
-        """Bytes that the processes hold together. What comes out as more than `exactly_above` has been asked for."""
+        """Return the bytes that the processes hold together; exactly, where that is more than `exactly_above`."""
         pids = list(pids)
         resident = sum(map(_resident, pids))
         if abs(resident - self._resident) > self.AGAIN or resident - self._shared > exactly_above:
@@ -301,7 +319,7 @@ class Scale:
 
 
 def proportional(pid: int) -> int:
-    """Bytes that a process holds, with its part of what several hold together; 0 once it is gone."""
+    """Return the bytes that a process holds, with its part of what several hold together; 0 once it is gone."""
     try:
         found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8"), re.MULTILINE)
         return int(found[1]) * 1024 if found else 0
@@ -310,14 +328,14 @@ def proportional(pid: int) -> int:
 
 
 def _resident(pid: int) -> int:
-    """The same, with all of what several hold together."""
+    """Return the bytes that a process holds, with all of what several hold together; 0 once it is gone."""
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0
 
 
 def family(pid: int) -> Iterator[int]:
-    """A process, those that it has begun, those that they have begun, and so on."""
+    """Give the numbers of a process, of those that it has begun, of those that they have begun, and so on."""
     yield pid
     for thread in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):  # gone in between

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from seer_rl.text import quoted
 from seer_rl.training import checkpoint, files
 from seer_rl.training.files import Folder
 from seer_rl.training.logger import CLOCK, METRICS, read
@@ -19,6 +20,15 @@ EARLIER = "earlier"  # and a number: the directories of results that a new begin
 
 class Busy(ValueError):
     """Another process is training in the run directory."""
+
+
+def require_free(run_dir: Path) -> None:
+    """Raise ValueError, in a sentence, where no new run can be written to `run_dir`."""
+    if os.path.lexists(run_dir):
+        if (step := checkpoint.newest(run_dir)) is not None:
+            raise ValueError(f"{run_dir} holds a run at step {step:,}: go on with: seer resume {quoted(run_dir)}")
+        raise ValueError(f"{run_dir} exists already: name another --run-dir, or remove it")
+    require_place(run_dir)
 
 
 def require_place(run_dir: Path) -> None:
@@ -97,7 +107,7 @@ def require_result(run_dir: Path, name: str, steps: int) -> None:
 
 
 def ended_at(run_dir: Path) -> int | None:
-    """The step at which the run in `run_dir` ended; None if it has not, or is no run.
+    """Return the step at which the run in `run_dir` ended; None if it has not, or is no run.
 
     Version 0.1.0 wrote no record of it: there a run has ended if it was evaluated at its last step and has no checkpoint. The
     same holds where the record is damaged.

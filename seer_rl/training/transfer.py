@@ -56,7 +56,7 @@ def encoder_file(encoder: Weights, about: Mapping[str, Any]) -> bytes:
 
 
 def load_encoder(path: Path) -> tuple[Weights, dict[str, Any]]:
-    """The weights of an encoder's file, and what is known of it. Raises ValueError for any other file."""
+    """Read the weights of an encoder's file, and what is known of it. Raises ValueError for any other file."""
     try:
         encoder, about = weights.load(path, HEADER)
         images = about.get("images")

@@ -80,7 +80,7 @@ def load(path: Path, entry: str, agents: bool = False) -> tuple[Weights, dict[st
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """The table at the front of a safetensors file: 8 bytes of its length, then JSON."""
+    """Read the table at the front of a safetensors file: 8 bytes of its length, then JSON."""
     header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return header
 

@@ -17,7 +17,7 @@ from seer_rl.agents.networks import initialize, polyak_update
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze
-from seer_rl.training.loop import chosen
+from seer_rl.training.play import chosen
 
 SHAPE, A = (3, 16, 16), 2  # the smallest image that sac-ae takes
 SMALL: dict[str, Any] = {"hidden": 32, "learning_starts": 0}

@@ -18,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seer_rl.commands import main as cli
-from seer_rl.training import checkpoint, loop
+from seer_rl.training import checkpoint
 from seer_rl.training.config import to_toml
+from seer_rl.training.events import Event, Metrics
 from seer_rl.training.presets import PRESETS, configure
 from seer_rl.training.rehearsal import Needs
+from seer_rl.training.run import Run
 
 CASES = int(os.environ.get("SEER_FUZZ", "60"))
 THOROUGH = settings(
@@ -63,11 +65,11 @@ def one_sentence(error: str) -> bool:
 
 
 @pytest.fixture
-def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[loop.Run]:
+def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Run]:
     """Runs are built, with environment and replay, and not begun; a rehearsal of memory is not the thing under test."""
-    built: list[loop.Run] = []
+    built: list[Run] = []
 
-    def drive(run: loop.Run, *_: Any) -> None:
+    def drive(run: Run, event: Event | Metrics, *_: Any) -> None:
         built.append(run)
         run.close()
 
@@ -80,7 +82,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[loop.Ru
 
 @THOROUGH
 @given(arguments=command_lines())
-def test_any_command_line(arguments: list[str], no_training: list[loop.Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_command_line(arguments: list[str], no_training: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     before = len(no_training)
     threads = torch.get_num_threads()
     code = cli.main(["train", *arguments])
@@ -118,7 +120,7 @@ def settings_files(draw: st.DrawFn) -> bytes:
 
 @THOROUGH
 @given(data=settings_files())
-def test_any_settings_file(data: bytes, no_training: list[loop.Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_settings_file(data: bytes, no_training: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = Path(tempfile.mkdtemp())
     (run_dir / checkpoint.CONFIG).write_bytes(data)
     threads = torch.get_num_threads()

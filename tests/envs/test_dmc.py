@@ -11,9 +11,10 @@ from dm_control import suite
 from gymnasium.utils.env_checker import check_env
 
 from seer_rl import envs
-from seer_rl.envs import EnvConfig, dmc
+from seer_rl.envs import base, dmc
+from seer_rl.envs.dmc import ControlConfig
 
-SMALL = EnvConfig(size=24, fast_render=True)
+SMALL = ControlConfig(size=24, fast_render=True)
 
 
 def play(env: Any, steps: int, seed: int | None, actions: int = 0) -> list[tuple[bytes, float]]:
@@ -33,7 +34,7 @@ def play(env: Any, steps: int, seed: int | None, actions: int = 0) -> list[tuple
 @pytest.mark.parametrize("name", ["dmc/cartpole-swingup", "atari/pong"])
 @pytest.mark.filterwarnings("ignore:.*different from the unwrapped version")
 def test_both_families_are_gymnasium_environments(name: str) -> None:
-    env = envs.make(name, training=True, settings=SMALL if name.startswith("dmc") else EnvConfig(), render_mode="rgb_array")
+    env = envs.make(name, training=True, settings=SMALL if name.startswith("dmc") else None, render_mode="rgb_array")
     check_env(env, skip_render_check=True)
     check_env(env.unwrapped, skip_render_check=True)
     picture = env.render()
@@ -75,7 +76,7 @@ def test_an_agent_step_is_its_control_steps(task: str, repeat: int) -> None:
         assert not terminated
         score += reward
         steps += 1
-    assert steps == envs.max_episode_steps(env) == 1000 // repeat
+    assert steps == base.max_episode_steps(env) == 1000 // repeat
     assert info["episode"] == {"r": pytest.approx(score), "l": steps}
     env.close()
 
@@ -121,7 +122,7 @@ def test_names_are_found_however_they_are_joined_and_near_ones_named() -> None:
 def test_fast_rendering_is_another_picture() -> None:
     pictures = []
     for fast in (False, True):
-        env = envs.make("dmc/walker-walk", True, EnvConfig(fast_render=fast))
+        env = envs.make("dmc/walker-walk", True, ControlConfig(fast_render=fast))
         pictures.append(env.reset(seed=0)[0])
         env.close()
     assert not np.array_equal(*pictures)
@@ -129,17 +130,17 @@ def test_fast_rendering_is_another_picture() -> None:
 
 
 def test_the_camera_is_chosen_among_the_models() -> None:
-    env = envs.make("dmc/quadruped-walk", True, EnvConfig(size=84, camera=2))
+    env = envs.make("dmc/quadruped-walk", True, ControlConfig(size=84, camera=2))
     obs, _ = env.reset(seed=0)
     theirs = [env.unwrapped._env.physics.render(84, 84, camera_id=i).transpose(2, 0, 1) for i in range(3)]  # type: ignore[attr-defined]
     assert [np.array_equal(obs[-3:], picture) for picture in theirs] == [False, False, True]
     env.close()
     with pytest.raises(ValueError, match="there is no camera 4 in quadruped-walk: its 4 are counted from 0"):
-        envs.make("dmc/quadruped-walk", True, EnvConfig(camera=4))
+        envs.make("dmc/quadruped-walk", True, ControlConfig(camera=4))
 
 
 def test_frames_may_be_larger_than_what_mujoco_draws_into_by_itself() -> None:
-    env = envs.make("dmc/cartpole-balance", True, EnvConfig(size=512, fast_render=True))
+    env = envs.make("dmc/cartpole-balance", True, ControlConfig(size=512, fast_render=True))
     obs, _ = env.reset(seed=0)
     env.close()
     assert obs.shape == (9, 512, 512)

@@ -16,6 +16,8 @@ from seer_rl.experiments import inspect, sweep
 from seer_rl.replay.replay import Batch
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import from_toml
+from seer_rl.training.events import Event, Metrics
+from seer_rl.training.run import Run, Stopped
 
 NAME = "examples.iqn:IQN"
 SETTINGS = (
@@ -84,13 +86,13 @@ def test_it_is_trained_frozen_stopped_and_resumed_bit_for_bit(straight: Path, tm
     config = from_toml(text.replace(str(straight), str(tmp_path / "pieces")))
     for stop in (30, 80):  # before the freeze, and after it
 
-        def show(run: loop.Run, stop: int = stop) -> None:
+        def show(run: Run, event: Event | Metrics, stop: int = stop) -> None:
             run.stopping = run.step >= stop
 
-        run = loop.Run(config) if stop == 30 else loop.resume(tmp_path / "pieces", pytest.fail)
-        with pytest.raises(loop.Stopped):
-            run.train(show)
-    loop.resume(tmp_path / "pieces", pytest.fail).train()
+        run = Run(config) if stop == 30 else loop.resume(tmp_path / "pieces", pytest.fail)
+        with pytest.raises(Stopped):
+            loop.train(run, show)
+    loop.train(loop.resume(tmp_path / "pieces", pytest.fail))
     for name in ("metrics.csv", "agent.safetensors"):
         assert (straight / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes()
     weights = safetensors.torch.load_file(straight / checkpoint.AGENT)

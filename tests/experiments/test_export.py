@@ -8,10 +8,12 @@ import torch
 
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.commands.main import main
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.base import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.experiments import export
 from seer_rl.training import build, loop
 from seer_rl.training.config import AGENTS, EvalConfig, TrainConfig
+from seer_rl.training.run import Run
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ from seer_rl.training.config import AGENTS, EvalConfig, TrainConfig
 )
 def test_the_file_acts_like_the_agent(kind: str, env: str, tmp_path: Path) -> None:
     """At 1,000 observations: the same actions, and outputs within 1e-4."""
-    settings = EnvConfig(fast_render=True) if env.startswith("dmc") else EnvConfig()
+    settings = ControlConfig(fast_render=True) if env.startswith("dmc") else EnvConfig()
     config = TrainConfig(env, agent=AGENTS[kind].Config(), environment=settings)
     torch.manual_seed(0)
     built = build.make_env(config, training=False)
@@ -48,7 +50,7 @@ def test_the_file_acts_like_the_agent(kind: str, env: str, tmp_path: Path) -> No
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agent = RainbowConfig(learning_starts=20, batch_size=8)
     config = TrainConfig("atari/pong", steps=60, eval=EvalConfig(episodes=1), agent=agent, run_dir=tmp_path / "run")
-    loop.Run(config).train()
+    loop.train(Run(config))
     assert main(f"export {tmp_path / 'run'} {tmp_path / 'policy.onnx'}".split()) == 0
     said = capsys.readouterr().out
     assert "the agent's actions at 200 observations" in said

@@ -23,6 +23,7 @@ from seer_rl.training import loop
 from seer_rl.training.checkpoint import CONFIG
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, TransferConfig
 from seer_rl.training.logger import METRICS
+from seer_rl.training.run import Run
 from seer_rl.training.rundir import ENDED
 from tests.experiments.test_results import made
 
@@ -56,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     agent=RainbowConfig(learning_starts=40, batch_size=8, hidden=16),
                     run_dir=output / f"{game}-{arm}-{seed}",
                 )
-                loop.Run(config).train()
+                loop.train(Run(config))
     return output
 
 

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,11 +26,14 @@ from seer_rl.agents.drqv2 import DrQv2Config
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import SACConfig
 from seer_rl.commands.main import main
-from seer_rl.envs import EnvConfig
+from seer_rl.envs import base
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
+from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.files import Folder
+from seer_rl.training.run import Run, Stopped
 
 ATARI = TrainConfig(
     "atari/qbert",
@@ -44,7 +48,7 @@ ATARI = TrainConfig(
 CONTROL = TrainConfig(
     "dmc/reacher-easy",
     steps=330,
-    environment=EnvConfig(size=24, fast_render=True),
+    environment=ControlConfig(size=24, fast_render=True),
     seer=SeerConfig(freeze_step=200, copies=2),
     replay=ReplayConfig(memory=250_000),
     eval=EvalConfig(every=150, episodes=1),
@@ -53,40 +57,40 @@ CONTROL = TrainConfig(
 )
 
 
-def end_of(run: loop.Run) -> dict[str, Any]:
+def end_of(run: Run) -> dict[str, Any]:
     """What a run came to, to the last bit."""
     return {
         "metrics": (run.run_dir / "metrics.csv").read_bytes(),
         "agent": (run.run_dir / "agent.safetensors").read_bytes(),
         "replay": [bytes(segment) for segment in run.replay.segments()],
-        "operations": run.flops,
+        "operations": run.account.operations,
         "evaluations": run.evaluations,
     }
 
 
-def whole(config: TrainConfig, run_dir: Path) -> loop.Run:
-    run = loop.Run(dataclasses.replace(config, run_dir=run_dir))
-    run.train()
+def whole(config: TrainConfig, run_dir: Path) -> Run:
+    run = Run(dataclasses.replace(config, run_dir=run_dir))
+    loop.train(run)
     return run
 
 
-def stop_at(step: int) -> Callable[[loop.Run], None]:
-    def show(run: loop.Run) -> None:
+def stop_at(step: int) -> Callable[[Run, Event | Metrics], None]:
+    def show(run: Run, event: Event | Metrics) -> None:
         if run.step >= step:
             run.stopping = True
 
     return show
 
 
-def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> loop.Run:
+def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> Run:
     """The same run, stopped as soon as it shows itself at each of `stops`, and resumed."""
-    run = loop.Run(dataclasses.replace(config, run_dir=run_dir))
+    run = Run(dataclasses.replace(config, run_dir=run_dir))
     for step in stops:
-        with pytest.raises(loop.Stopped):
-            run.train(stop_at(step))
+        with pytest.raises(Stopped):
+            loop.train(run, stop_at(step))
         run = loop.resume(run_dir, pytest.fail)
         assert run.step >= step
-    run.train()
+    loop.train(run)
     return run
 
 
@@ -129,19 +133,19 @@ def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops
 def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
     arm: SeerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
     never = dataclasses.replace(
         ATARI, seer=SeerConfig(freeze_step="auto", earliest=401, latest=401), checkpoint_every=125, label="never"
     )
     trunk, config = tmp_path / "never", dataclasses.replace(ATARI, seer=arm, run_dir=tmp_path / "arm")
-    with pytest.raises(loop.Stopped):
-        loop.Run(dataclasses.replace(never, run_dir=trunk)).train(stop_at(260))  # measured at 250, after that checkpoint
+    with pytest.raises(Stopped):
+        loop.train(Run(dataclasses.replace(never, run_dir=trunk)), stop_at(260))  # measured at 250, after that checkpoint
     assert shared.leaves(trunk, config) == 250
     assert not shared.branch(trunk, tmp_path / "arm", config, 100)
     assert shared.branch(trunk, tmp_path / "arm", config, 250)
     run = loop.resume(tmp_path / "arm", pytest.fail)
     assert run.step == 250
-    run.train()
+    loop.train(run)
     ends = [end_of(one) for one in (run, whole(config, tmp_path / "straight"))]
     if arm.freeze_step != "auto":  # the trunk was measured, which is counted, and written down
         for end in ends:
@@ -154,12 +158,13 @@ import os, signal, sys
 from pathlib import Path
 from seer_rl.training import loop
 from seer_rl.training.config import from_toml
+from seer_rl.training.run import Run
 import dataclasses
 config = dataclasses.replace(from_toml(Path(sys.argv[1]).read_text("utf-8")), run_dir=Path(sys.argv[2]))
-def show(run):
+def show(run, event):
     if run.step >= int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-loop.Run(config).train(show)
+loop.train(Run(config), show)
 """
 
 
@@ -172,7 +177,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(config: TrainConfig, tm
     assert checkpoint.newest(tmp_path / "killed") == 270
     run = loop.resume(tmp_path / "killed", pytest.fail)
     assert run.step == 270
-    run.train()
+    loop.train(run)
     assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
 
 
@@ -187,9 +192,9 @@ def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.
         return blob(folder, data)
 
     monkeypatch.setattr(checkpoint, "_blob", counted)
-    run = loop.Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
-    with pytest.raises(loop.Stopped):
-        run.train(stop_at(300))
+    run = Run(dataclasses.replace(config, run_dir=tmp_path / "run"))
+    with pytest.raises(Stopped):
+        loop.train(run, stop_at(300))
     frames = sum(n for n in written if n <= 100_000)
     assert frames < 300 * 7064 + 7 * 2 * 100_000  # each record once, and at each checkpoint the two segments that it ends in
     resumed = loop.resume(tmp_path / "run", pytest.fail)
@@ -199,7 +204,7 @@ def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["atari/qbert", "atari/alien", *("dmc/" + "-".join(names) for names in suite.ALL_TASKS)])
 def test_environments_go_on_from_their_state(name: str) -> None:
-    settings = EnvConfig(size=16, fast_render=True) if name.startswith("dmc") else EnvConfig()
+    settings = ControlConfig(size=16, fast_render=True) if name.startswith("dmc") else base.EnvConfig()
 
     def trace(env: Any, steps: int, seed: int) -> list[Any]:
         rng, found = np.random.default_rng(seed), []
@@ -216,11 +221,11 @@ def test_environments_go_on_from_their_state(name: str) -> None:
     env.reset(seed=1)
     trace(env, 1500 if name.startswith("atari") else 7, seed=0)
     arrays: dict[str, Any] = {}
-    plain = json.loads(json.dumps(checkpoint._flatten(envs.get_state(env), arrays)))
+    plain = json.loads(json.dumps(checkpoint._flatten(base.get_state(env), arrays)))
     state = checkpoint._unflatten(plain, {k: v.copy() for k, v in arrays.items()})
     steps = 1500 if name.startswith("atari") else 12
     expected = trace(env, steps, seed=1)
-    envs.set_state(other, state)
+    base.set_state(other, state)
     assert trace(other, steps, seed=1) == expected
     env.close()
     other.close()
@@ -231,8 +236,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two checkpoints, of steps 40 and 60."""
     run_dir = tmp_path_factory.mktemp("stopped") / "run"
     config = dataclasses.replace(ATARI, run_dir=run_dir, checkpoint_every=40, eval=EvalConfig(1000, 1))
-    with pytest.raises(loop.Stopped):
-        loop.Run(config).train(stop_at(60))
+    with pytest.raises(Stopped):
+        loop.train(Run(config), stop_at(60))
     assert len(list((run_dir / "checkpoints").glob("*.json"))) == 2
     return run_dir
 
@@ -282,7 +287,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(seed: int, stopped: P
         assert said == []
     if seed < 4:
         run = loop.resume(run_dir, said.append)
-        run.train(lambda _: None)
+        loop.train(run)
         assert run.step == 400
 
 
@@ -312,56 +317,56 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
             raise OSError(28, "No space left on device")
         write(folder, name, data, durable, beside)
 
-    def show(run: loop.Run) -> None:
+    def show(run: Run, event: Event | Metrics) -> None:
         nonlocal full
         full = run.step >= 60
 
     monkeypatch.setattr(Folder, "write", writes)
-    with pytest.raises(loop.Fault, match=r"No space left on device.*the checkpoint of step 40 in .* is from before it"):
-        loop.Run(config).train(show)
+    with pytest.raises(Fault, match=r"No space left on device.*the checkpoint of step 40 in .* is from before it"):
+        loop.train(Run(config), show)
     monkeypatch.undo()
     run = loop.resume(tmp_path / "run", pytest.fail)
     assert run.step == 40
-    run.train()
+    loop.train(run)
     assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
 
 
 def test_a_snapshot_that_cannot_be_written_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
     """Something else lies where the snapshots belong."""
-    run = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", analysis=AnalysisConfig(every=60)))
+    run = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", analysis=AnalysisConfig(every=60)))
 
-    def obstruct(run: loop.Run) -> None:
+    def obstruct(run: Run, event: Event | Metrics) -> None:
         directory = run.run_dir / checkpoint.ANALYSIS
         if run.step == 40 and directory.is_dir():
             shutil.rmtree(directory)
             directory.write_text("in the way")
 
-    with pytest.raises(loop.Fault, match=r"the system refused at step 60 \(.*analysis.*\); there is no checkpoint"):
-        run.train(obstruct)
+    with pytest.raises(Fault, match=r"the system refused at step 60 \(.*analysis.*\); there is no checkpoint"):
+        loop.train(run, obstruct)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=50))
+    run = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=50))
 
-    def break_down(run: loop.Run) -> None:
+    def break_down(run: Run, event: Event | Metrics) -> None:
         if run.step == 60:
             with torch.no_grad():
                 next(run.agent.parameters()).fill_(float("nan"))
 
-    with pytest.raises(loop.Fault, match=r"losses/loss is nan at step 80; the checkpoint of step 50 in .* is from before it"):
-        run.train(break_down)
+    with pytest.raises(Fault, match=r"losses/loss is nan at step 80; the checkpoint of step 50 in .* is from before it"):
+        loop.train(run, break_down)
     assert checkpoint.newest(tmp_path / "run") == 50
-    run, step = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), SubprocessEnv.step_wait
+    run, step = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), SubprocessEnv.step_wait
     monkeypatch.setattr(SubprocessEnv, "step_wait", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
-    with pytest.raises(loop.Fault, match="the reward is inf, which is no finite float32, at step 1; there is no checkpoint"):
-        run.train()
+    with pytest.raises(Fault, match="the reward is inf, which is no finite float32, at step 1; there is no checkpoint"):
+        loop.train(run)
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs", "raises"])
 def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str) -> None:
-    run, failures = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200)), 1
+    run, failures = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200)), 1
 
-    def fail(run: loop.Run) -> None:
+    def fail(run: Run, event: Event | Metrics) -> None:
         nonlocal failures
         if run.step >= 100 and failures:
             failures -= 1
@@ -377,20 +382,21 @@ def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str
 
     why = {"dies": "its process ended with code -9", "hangs": "no answer for 0.5 seconds", "raises": ".*Error"}[how]
     with pytest.warns(UserWarning, match=rf"the environment failed at step 101 \({why}.*and was started anew"):
-        run.train(fail)
+        loop.train(run, fail)
     assert run.step == 200
     assert run.replay._steps["flags"][:200].any()
     assert (run.replay._steps["flags"] & 2 > 0).sum() >= 1  # the episode was cut
 
-    run, failures = loop.Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
+    run, failures = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
     with (
         pytest.warns(UserWarning, match="was started anew"),
-        pytest.raises(loop.Fault, match=r"failed again at step 121 .*; everything up to it is saved: go on with: seer resume"),
+        pytest.raises(Fault, match=r"failed again at step 102 .*; everything up to it is saved: go on with: seer resume"),
     ):
-        run.train(fail)
+        loop.train(run, fail)
     run = loop.resume(tmp_path / "again", pytest.fail)
-    assert run.step == 121
-    run.train()
+    assert run.step == 102
+    with pytest.warns(UserWarning, match="has no state of the environment") if how != "raises" else contextlib.nullcontext():
+        loop.train(run)
     assert run.step == 400
 
 
@@ -401,7 +407,7 @@ def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
     run = loop.resume(tmp_path / "run", pytest.fail)
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "another process is training in" in capsys.readouterr().err
-    run.train()
+    loop.train(run)
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "has ended, at step 400" in capsys.readouterr().err
     assert main(["resume", str(tmp_path)]) == 2
@@ -415,7 +421,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     said: list[str] = []
     run = loop.resume(tmp_path / "run", said.append)
     assert said == [f"{tmp_path / 'run'} has no checkpoint yet: it begins again"]
-    run.train()
+    loop.train(run)
     assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
 
 

@@ -12,7 +12,7 @@ from seer_rl.agents.dqn import DQNConfig
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import SACConfig
 from seer_rl.commands.main import main
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.training import loop, rundir
 from seer_rl.training.config import (
     AGENTS,
@@ -26,10 +26,11 @@ from seer_rl.training.config import (
     from_toml,
     to_toml,
 )
+from seer_rl.training.run import Run
 
 SECTIONS = (
     TrainConfig,
-    EnvConfig,
+    ControlConfig,
     SeerConfig,
     ReplayConfig,
     EvalConfig,
@@ -57,9 +58,9 @@ def test_the_defaults_of_every_agent_are_within_them() -> None:
         assert from_toml(to_toml(TrainConfig("atari/pong", agent=kind.Config()))).agent == kind.Config(), name
 
 
-def run(run_dir: Path, agent: Any, steps: int, **settings: Any) -> loop.Run:
+def run(run_dir: Path, agent: Any, steps: int, **settings: Any) -> Run:
     config = TrainConfig("atari/pong", steps, eval=EvalConfig(episodes=1), agent=agent, run_dir=run_dir)
-    return loop.Run(replace(config, **settings))
+    return Run(replace(config, **settings))
 
 
 @pytest.mark.parametrize(
@@ -72,11 +73,11 @@ def run(run_dir: Path, agent: Any, steps: int, **settings: Any) -> loop.Run:
     ids=["every fourth", "learning starts", "n steps"],
 )
 def test_the_shortest_run_that_is_allowed_learns_once(agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "random_scores", lambda *_: [0.0])  # whole games of Pong take long
-    monkeypatch.setattr(loop, "evaluate", lambda *_: [0.0])
+    monkeypatch.setattr("seer_rl.training.run.random_scores", lambda *_: [0.0])  # whole games of Pong take long
+    monkeypatch.setattr("seer_rl.training.run.evaluate", lambda *_: [0.0])
     first = first_update(agent, agent.batch_size)
     shortest = run(tmp_path / "run", agent, first)
-    shortest.train()
+    loop.train(shortest)
     assert shortest.agent.updates == 1
     with pytest.raises(ValueError, match="ends before its first update"):
         run(tmp_path / "shorter", agent, first - 1)

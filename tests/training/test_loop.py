@@ -12,14 +12,14 @@ from seer_rl.agents.dqn import DQNConfig
 from seer_rl.agents.drqv2 import DrQv2Config
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import RADConfig, SACConfig
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.experiments import curves
-from seer_rl.training import checkpoint
+from seer_rl.training import checkpoint, loop
 from seer_rl.training.build import every_step, make_agent
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, parse_size, to_toml
 from seer_rl.training.logger import read
-from seer_rl.training.loop import Run
 from seer_rl.training.presets import PRESETS, configure
+from seer_rl.training.run import Run
 
 SHORT = TrainConfig(
     "atari/qbert",
@@ -34,7 +34,7 @@ SHORT = TrainConfig(
 
 def trained(config: TrainConfig, run_dir: Path) -> Run:
     run = Run(dataclasses.replace(config, run_dir=run_dir))
-    run.train()
+    loop.train(run)
     return run
 
 
@@ -63,15 +63,15 @@ def test_evaluation_does_not_disturb_training(short: Run, tmp_path: Path) -> Non
 
 
 def test_a_run_passes_its_phases_and_counts_what_it_does(short: Run) -> None:
-    assert [(p.name, p.steps) for p in short.phases] == [("fill", 99), ("images", 151), ("embeddings", 150)]
-    images, embeddings = short.phases[1:]
+    assert [(p.name, p.steps) for p in short.account.phases] == [("fill", 99), ("images", 151), ("embeddings", 150)]
+    images, embeddings = short.account.phases[1:]
     assert (images.bytes_per_step, embeddings.bytes_per_step) == (7064, 2312)
     assert (images.replay_capacity, embeddings.replay_capacity) == (283, every_step(SHORT, short.eval_env))
     costs = short.costs
     for convention in (0, 1):
         expected = 151 * costs.update(False)[convention] + 150 * costs.update(True)[convention]
         expected += 250 * costs.act(False)[convention] + 150 * costs.act(True)[convention]
-        assert short.flops[convention] == expected + costs.freeze(short.phases[1].replay_steps)[convention]
+        assert short.account.operations[convention] == expected + costs.freeze(short.account.phases[1].replay_steps)[convention]
 
 
 def test_what_an_update_costs_less_can_be_spent_on_more_of_them(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_what_an_update_costs_less_can_be_spent_on_more_of_them(tmp_path: Path) 
     assert run.agent.updates == 151 + 3 * 150
     costs = run.costs
     expected = 151 * costs.update(False)[0] + 3 * 150 * costs.update(True)[0] + 150 * costs.act(True)[0]
-    assert run.flops[0] == expected + costs.freeze(run.phases[1].replay_steps)[0]
-    assert run.phases[2].operations[1] == costs.act(True)[1] + 3 * costs.update(True)[1]
+    assert run.account.operations[0] == expected + costs.freeze(run.account.phases[1].replay_steps)[0]
+    assert run.account.phases[2].operations[1] == costs.act(True)[1] + 3 * costs.update(True)[1]
 
 
 def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_pat
     assert metrics["seer/freeze_step"] == [(250, 250.0)]
     assert [step for step, _ in metrics["eval/return"]] == [200, 400]
     assert {"eval/random_return", "charts/SPS", "replay/bytes", "losses/loss", "compute/flops"} <= metrics.keys()
-    assert metrics["compute/flops"][-1] == (400, short.flops[0])
+    assert metrics["compute/flops"][-1] == (400, short.account.operations[0])
     assert list(short.run_dir.glob("events.out.tfevents*"))
     agent = make_agent(config, short.eval_env, seed=99)
     checkpoint.load_agent(short.run_dir, agent, config)
@@ -139,7 +139,7 @@ def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path)
         run = trained(config, tmp_path / "run")
     assert run.step == 400
     assert run.frozen == (config.seer.freeze_step is not None)
-    assert run.phases[-1].name == ("embeddings" if run.frozen else "images")
+    assert run.account.phases[-1].name == ("embeddings" if run.frozen else "images")
     if config.replay == ReplayConfig():
         assert (
             run.replay.size == 401 if not run.replay._steps["flags"][400] & 2 else 400
@@ -149,7 +149,7 @@ def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path)
 CONTROL = TrainConfig(
     "dmc/cartpole-swingup",
     steps=150,
-    environment=EnvConfig(size=24, fast_render=True),
+    environment=ControlConfig(size=24, fast_render=True),
     seer=SeerConfig(freeze_step=90, copies=3, batch_size=24),
     replay=ReplayConfig(memory=500_000),
     eval=EvalConfig(every=150, episodes=1),
@@ -165,8 +165,8 @@ def test_control_runs_pass_their_phases_repeatably(kind: type, tmp_path: Path) -
     run, again = (trained(config, tmp_path / name) for name in ("run", "again"))
     assert rows(run) == rows(again)
     assert all(torch.equal(a, b) for a, b in zip(run.agent.parameters(), again.agent.parameters(), strict=True))
-    assert [(p.name, p.steps) for p in run.phases] == [("fill", 39), ("images", 51), ("embeddings", 60)]
-    images, embeddings = run.phases[1:]
+    assert [(p.name, p.steps) for p in run.account.phases] == [("fill", 39), ("images", 51), ("embeddings", 60)]
+    images, embeddings = run.account.phases[1:]
     copies = 1 if kind is SACConfig else 3
     assert (images.bytes_per_step, embeddings.bytes_per_step) == (3 * 24 * 24 + 12, copies * 400 + 12)
     assert (run.costs.copies, run.costs.views, run.batch_size) == (copies, 1 if copies == 1 else 4, 24)
@@ -188,8 +188,8 @@ def test_settings_survive_their_file() -> None:
     for config in (
         SHORT,
         TrainConfig("atari/pong", agent=DQNConfig()),
-        TrainConfig("dmc/walker-walk", environment=EnvConfig(2, 90, True), agent=CURLConfig()),
-        *(preset("atari/alien", None) for preset in PRESETS.values()),
+        TrainConfig("dmc/walker-walk", environment=ControlConfig(2, 90, True), agent=CURLConfig()),
+        *(configure("atari/alien", preset=preset) for preset in PRESETS),
     ):
         assert from_toml(to_toml(config)) == config
     for text in ("", "x = 1", "= 3", '[agent]\nname = "ppo"', 'env = "a"\n[agent]\nname = "dqn"\nfoo = 1'):
@@ -242,11 +242,11 @@ def test_presets_of_others_are_theirs() -> None:
         for preset in (None, "paper"):
             config = configure(f"dmc/{task}", "drqv2", preset)
             assert config.agent == DrQv2Config(noise_steps=noise, n_step=n_step, batch_size=batch_size)
-            assert config.environment == EnvConfig(camera=camera)
+            assert config.environment == ControlConfig(camera=camera)
     config = configure("atari/alien", preset="der")
     assert config.agent == RainbowConfig(random_steps=1600)
     assert (config.steps, config.replay, config.seer) == (100_000, ReplayConfig(priority_exponent=0.5), SeerConfig())
-    with pytest.raises(ValueError, match="der is Rainbow's"):
+    with pytest.raises(ValueError, match="there is no preset 'der' for dmc/ environments: choose paper or"):
         configure("dmc/walker-walk", preset="der")
     with pytest.raises(ValueError, match="der is Rainbow's"):
         configure("atari/alien", "dqn", "der")

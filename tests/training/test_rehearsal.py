@@ -17,7 +17,9 @@ from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.commands.main import main
 from seer_rl.training import loop, rehearsal
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, to_toml
+from seer_rl.training.events import Event, Metrics
 from seer_rl.training.rehearsal import Needs
+from seer_rl.training.run import Run, Stopped
 
 CONFIG = TrainConfig(
     "atari/qbert",
@@ -97,13 +99,13 @@ def test_a_rehearsal_that_the_system_ends_says_so(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_no_second_copy_of_its_weights(tmp_path: Path) -> None:
-    run = loop.Run(replace(CONFIG, run_dir=tmp_path / "run"))
+    run = Run(replace(CONFIG, run_dir=tmp_path / "run"))
 
-    def stop(run: loop.Run) -> None:
+    def stop(run: Run, event: Event | Metrics) -> None:
         run.stopping = run.step >= 20
 
-    with pytest.raises(loop.Stopped):
-        run.train(stop)
+    with pytest.raises(Stopped):
+        loop.train(run, stop)
     resumed = loop.resume(tmp_path / "run", pytest.fail)
     assert resumed.step == 20
     assert resumed.resumed
@@ -120,7 +122,7 @@ def test_an_automatic_freeze_can_be_rehearsed(needs: Needs) -> None:
 def test_the_rehearsal_finds_how_large_the_replay_can_be(needs: Needs) -> None:
     assert needs.replay == 20_000_000
     assert needs.most > needs.beside / 2
-    whole = loop.Run(replace(CONFIG, replay=ReplayConfig()))
+    whole = Run(replace(CONFIG, replay=ReplayConfig()))
     assert rehearsed(replace(CONFIG, replay=ReplayConfig(memory="auto"))).replay == whole.replay.memory
     whole.close()
 

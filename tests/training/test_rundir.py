@@ -26,10 +26,14 @@ from seer_rl.agents.drqv2 import DrQv2Config
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RADConfig, SACConfig
 from seer_rl.commands.main import main
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.envs.subprocess import SubprocessEnv
 from seer_rl.training import build, checkpoint, loop, rundir, weights
+from seer_rl.training import run as run_module
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, to_toml
+from seer_rl.training.events import Done, Event, Fault, Metrics
+from seer_rl.training.play import evaluate
+from seer_rl.training.run import Run, Stopped
 from tests import damage
 
 SHORT = TrainConfig(
@@ -42,16 +46,16 @@ SHORT = TrainConfig(
 )
 
 
-def stop_at(step: int) -> Callable[[loop.Run], None]:
-    def show(run: loop.Run) -> None:
+def stop_at(step: int) -> Callable[[Run, Event | Metrics], None]:
+    def show(run: Run, event: Event | Metrics) -> None:
         run.stopping = run.step >= step
 
     return show
 
 
 def stopped_run(config: TrainConfig, run_dir: Path, step: int) -> None:
-    with pytest.raises(loop.Stopped):
-        loop.Run(dataclasses.replace(config, run_dir=run_dir)).train(stop_at(step))
+    with pytest.raises(Stopped):
+        loop.train(Run(dataclasses.replace(config, run_dir=run_dir)), stop_at(step))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("rundir") / "ended"
-    loop.Run(dataclasses.replace(SHORT, run_dir=run_dir)).train()
+    loop.train(Run(dataclasses.replace(SHORT, run_dir=run_dir)))
     return run_dir
 
 
@@ -119,7 +123,7 @@ def test_only_what_is_ours_is_removed(run: Path) -> None:
     }  # fmt: skip
     resumed = loop.resume(run, lambda _: None)
     assert resumed.step == 40
-    resumed.train()
+    loop.train(resumed)
     assert {path for path in checkpoints.rglob("*") if not path.is_dir() or path.is_symlink()} == foreign
     assert rundir.ended_at(run) == 120
 
@@ -289,7 +293,7 @@ def test_settings_between_a_stop_and_its_resume(
         assert contents(run) == before
     else:
         resumed = loop.resume(run, pytest.fail)
-        resumed.train()
+        loop.train(resumed)
         assert resumed.step == config.steps
         assert (resumed.frozen_at, resumed.config.label) == (config.seer.freeze_step, config.label)
 
@@ -305,7 +309,7 @@ def test_once_frozen_no_seer_setting_changes(tmp_path: Path, capsys: pytest.Capt
 CONTROL = TrainConfig(
     "dmc/reacher-easy",
     steps=60,
-    environment=EnvConfig(size=24, fast_render=True),
+    environment=ControlConfig(size=24, fast_render=True),
     eval=EvalConfig(every=60, episodes=1),
     checkpoint_every=1000,
 )
@@ -331,9 +335,9 @@ def test_the_seam_may_move_until_the_freeze(config: TrainConfig, tmp_path: Path)
     stopped_run(other, tmp_path / "moved", 40)
     checkpoint.save_config(tmp_path / "moved", dataclasses.replace(config, run_dir=tmp_path / "moved"))
     moved = loop.resume(tmp_path / "moved", pytest.fail)
-    moved.train()
-    straight = loop.Run(dataclasses.replace(config, run_dir=tmp_path / "straight"))
-    straight.train()
+    loop.train(moved)
+    straight = Run(dataclasses.replace(config, run_dir=tmp_path / "straight"))
+    loop.train(straight)
     ours, theirs = weights.tensors(moved.agent), weights.tensors(straight.agent)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -350,17 +354,17 @@ def test_a_run_that_kept_its_last_checkpoint_trains_longer(freeze_step: int | No
         keep_last=True,
     )
     first = dataclasses.replace(config, seer=SeerConfig(freeze_step=freeze_step if freeze_step == 80 else None))
-    loop.Run(dataclasses.replace(first, run_dir=tmp_path / "run")).train()
+    loop.train(Run(dataclasses.replace(first, run_dir=tmp_path / "run")))
     assert rundir.ended_at(tmp_path / "run") == checkpoint.newest(tmp_path / "run") == 120
-    with pytest.raises(loop.Done, match="has ended, at step 120"):
+    with pytest.raises(Done, match="has ended, at step 120"):
         loop.resume(tmp_path / "run", pytest.fail)
     longer = dataclasses.replace(config, steps=240, seer=SeerConfig(freeze_step=freeze_step))
     checkpoint.save_config(tmp_path / "run", dataclasses.replace(longer, steps=120, run_dir=tmp_path / "run"))
     run = loop.resume(tmp_path / "run", pytest.fail, steps=240)
     assert run.step == 120
-    run.train()
-    straight = loop.Run(dataclasses.replace(longer, run_dir=tmp_path / "straight"))
-    straight.train()
+    loop.train(run)
+    straight = Run(dataclasses.replace(longer, run_dir=tmp_path / "straight"))
+    loop.train(straight)
     assert run.replay.capacity == straight.replay.capacity
     assert [bytes(s) for s in run.replay.segments()] == [bytes(s) for s in straight.replay.segments()]
     assert run.evaluations == straight.evaluations
@@ -466,19 +470,18 @@ def test_results_that_are_not_those_of_the_end_are_refused(name: str, done: Path
 
 @pytest.mark.parametrize("when", [30, 60], ids=["a checkpoint", "an evaluation and a checkpoint"])
 def test_an_environment_that_dies_while_something_is_due_is_started_anew(when: int, tmp_path: Path) -> None:
-    run = loop.Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run"))
-    step = run._step
+    run, killed = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run")), False
 
-    def killed(logger: Any) -> None:
-        step(logger)
-        if run.step == when:
+    def kill(run: Run, event: Event | Metrics) -> None:
+        nonlocal killed
+        if run.step == when and event in (Event.EVALUATING, Event.SAVING) and not killed:
             assert run.env
             os.kill(run.env.pid, signal.SIGKILL)
             run.env._process.wait()
+            killed = True
 
-    run._step = killed  # type: ignore[method-assign]
     with pytest.warns(UserWarning, match=f"failed at step {when} .*and was started anew"):
-        run.train()
+        loop.train(run, kill)
     assert run.step == 120
 
 
@@ -486,20 +489,21 @@ def test_an_environment_that_dies_while_something_is_due_is_started_anew(when: i
 def test_a_run_that_is_stopped_with_a_failed_environment_is_saved(
     how: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "STOP_PATIENCE", 0.5)
-    run = loop.Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run", eval=EvalConfig(1000, 1)))
+    monkeypatch.setattr(run_module, "STOP_PATIENCE", 0.5)
+    run = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run", eval=EvalConfig(1000, 1)))
 
-    def show(run: loop.Run) -> None:
+    def show(run: Run, event: Event | Metrics) -> None:
         if run.step == 40 and not run.stopping:
             assert run.env
             os.kill(run.env.pid, how)
             run.stopping = True
 
-    with pytest.raises(loop.Stopped):
-        run.train(show)
+    with pytest.raises(Stopped):
+        loop.train(run, show)
     resumed = loop.resume(tmp_path / "run", pytest.fail)
     assert (resumed.step, resumed.resumed is not None and resumed.resumed.state["env"]) == (40, None)
-    resumed.train()
+    with pytest.warns(UserWarning, match="the checkpoint of step 40 has no state of the environment"):
+        loop.train(resumed)
     assert resumed.step == 120
 
 
@@ -509,8 +513,7 @@ def test_a_simulator_that_fails_in_an_evaluation(failures: int, tmp_path: Path, 
     config = dataclasses.replace(
         CONTROL, agent=SACConfig(**ACTORS), eval=EvalConfig(every=20, episodes=1), run_dir=tmp_path / "run"
     )
-    run, left = loop.Run(config), failures
-    evaluate = loop.evaluate
+    run, left = Run(config), failures
 
     def broken(agent: Any, env: Any, *rest: Any) -> list[float]:
         nonlocal left
@@ -529,16 +532,16 @@ def test_a_simulator_that_fails_in_an_evaluation(failures: int, tmp_path: Path, 
             left -= left > 0
             control._env.step = step
 
-    monkeypatch.setattr(loop, "evaluate", broken)
+    monkeypatch.setattr(run_module, "evaluate", broken)
     told = pytest.warns(UserWarning, match=r"the evaluation's environment failed at step 20 .*PhysicsError")
     if failures == 1:
         with told:
-            run.train()
+            loop.train(run)
     else:
-        with told, pytest.raises(loop.Fault, match=r"failed at step 20 .* is saved: go on with: seer resume"):
-            run.train()
+        with told, pytest.raises(Fault, match=r"failed at step 20 .* is saved: go on with: seer resume"):
+            loop.train(run)
         run = loop.resume(tmp_path / "run", pytest.fail)
-        run.train()
+        loop.train(run)
     assert [step for step, _ in run.evaluations] == [20, 40, 60]
 
 
@@ -548,11 +551,11 @@ def test_weights_that_are_no_numbers_are_never_written(what: str, tmp_path: Path
     config = dataclasses.replace(
         SHORT, run_dir=tmp_path / "run", checkpoint_every=65, eval=EvalConfig(65, 1), seer=SeerConfig()
     )
-    run = loop.Run(config)
-    step = run._step
+    run = Run(config)
+    advance = run.advance
 
-    def broken(logger: Any) -> None:
-        step(logger)
+    def broken() -> dict[str, float]:
+        game = advance()
         if run.step == 65:
             with torch.no_grad():
                 if what == "weights":
@@ -560,10 +563,11 @@ def test_weights_that_are_no_numbers_are_never_written(what: str, tmp_path: Path
                 else:
                     assert isinstance(run.agent, Rainbow)
                     next(iter(run.agent.optimizer.state.values()))["exp_avg"][0] = float("inf")
+        return game
 
-    run._step = broken  # type: ignore[method-assign]
-    with pytest.raises(loop.Fault, match=r"is no number any more at step 65; there is no checkpoint"):
-        run.train()
+    run.advance = broken  # type: ignore[method-assign]
+    with pytest.raises(Fault, match=r"is no number any more at step 65; there is no checkpoint"):
+        loop.train(run)
     assert not (tmp_path / "run" / "agent.safetensors").exists()
     assert checkpoint.newest(tmp_path / "run") is None
 
@@ -582,7 +586,7 @@ def test_weights_that_are_no_numbers_are_never_written(what: str, tmp_path: Path
 def test_what_the_replay_cannot_hold_ends_the_run_in_a_sentence(
     given: tuple[Any, float], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = loop.Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run"))
+    run = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run"))
     step = SubprocessEnv.step_wait
 
     def odd(env: SubprocessEnv) -> Any:
@@ -590,25 +594,25 @@ def test_what_the_replay_cannot_hold_ends_the_run_in_a_sentence(
         return (obs, reward, *rest) if run.step < 35 else (obs if given[0] is None else given[0], given[1], *rest)
 
     monkeypatch.setattr(SubprocessEnv, "step_wait", odd)
-    with pytest.raises(loop.Fault) as fault:
-        run.train()
+    with pytest.raises(Fault) as fault:
+        loop.train(run)
     assert words in str(fault.value)
     assert "at step 35; the checkpoint of step 30 in" in str(fault.value)
 
 
 def test_a_disk_that_is_full_when_metrics_are_written_is_a_sentence(tmp_path: Path) -> None:
     """The system's own refusal, by a limit on the size of files."""
-    run = loop.Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run", eval=EvalConfig(35, 1)))
+    run = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run", eval=EvalConfig(35, 1)))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def show(run: loop.Run) -> None:
-        if run.doing == "evaluating":
+    def show(run: Run, event: Event | Metrics) -> None:
+        if event is Event.EVALUATING:
             size = (run.run_dir / "metrics.csv").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
 
     try:
-        with pytest.raises(loop.Fault, match=r"the system refused at step 35 \(.*; the checkpoint of step 30 in"):
-            run.train(show)
+        with pytest.raises(Fault, match=r"the system refused at step 35 \(.*; the checkpoint of step 30 in"):
+            loop.train(run, show)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     resumed = loop.resume(tmp_path / "run", pytest.fail)

@@ -24,10 +24,12 @@ from seer_rl.agents.networks import set_scale
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, RADConfig, SACConfig
 from seer_rl.commands.main import main
-from seer_rl.envs import EnvConfig
+from seer_rl.envs.dmc import ControlConfig
 from seer_rl.training import build, checkpoint, loop, transfer
 from seer_rl.training.config import SeerConfig, TrainConfig, TransferConfig
+from seer_rl.training.events import Event, Metrics
 from seer_rl.training.logger import read
+from seer_rl.training.run import Run, Stopped
 from seer_rl.training.weights import renamed, tensors
 
 ATARI, DMC = (4, 84, 84), (9, 100, 100)
@@ -133,7 +135,7 @@ def saved(agent: Agent, config: TrainConfig, run_dir: Path) -> Path:
 
 def test_encoders_that_see_pixels_on_another_scale_are_refused(tmp_path: Path) -> None:
     """DrQ-v2's divide by 255 and subtract 0.5; with the weights of others, features would differ by half of their size."""
-    env = EnvConfig(size=84, fast_render=True)
+    env = ControlConfig(size=84, fast_render=True)
     drq, sac = (TrainConfig("dmc/reacher-easy", environment=env, agent=kind(hidden=8)) for kind in (DrQv2Config, SACConfig))
     torch.manual_seed(0)
     agents = {config: build.make_agent(config, build.make_env(config, False), 0) for config in (drq, sac)}
@@ -149,7 +151,7 @@ def test_encoders_that_see_pixels_on_another_scale_are_refused(tmp_path: Path) -
 
 def test_what_version_0_1_0_trained_keeps_its_scale(tmp_path: Path) -> None:
     """Its files do not say what it made of pixels, which was x / 255 in every agent."""
-    config = TrainConfig("dmc/reacher-easy", environment=EnvConfig(size=84, fast_render=True), agent=DrQv2Config(hidden=8))
+    config = TrainConfig("dmc/reacher-easy", environment=ControlConfig(size=84, fast_render=True), agent=DrQv2Config(hidden=8))
     agent = build.make_agent(config, build.make_env(config, False), 0)
     obs = torch.randint(0, 256, (2, 9, 84, 84), dtype=torch.uint8)
     set_scale(agent, "uint8 / 255")
@@ -242,16 +244,16 @@ def test_a_run_is_resumed_without_its_donor(donor: Path, tmp_path: Path) -> None
         env="atari/pong", run_dir=tmp_path / "run", transfer=TransferConfig(tmp_path / "donor", "encoder"),
         seer=SeerConfig(freeze_step=0),
     )  # fmt: skip
-    run = loop.Run(config)
+    run = Run(config)
 
-    def stop(run: loop.Run) -> None:
+    def stop(run: Run, event: Event | Metrics) -> None:
         run.stopping = run.step >= 120
 
-    with pytest.raises(loop.Stopped):
-        run.train(stop)
+    with pytest.raises(Stopped):
+        loop.train(run, stop)
     shutil.rmtree(tmp_path / "donor")
     resumed = loop.resume(tmp_path / "run", pytest.fail)
-    resumed.train()
+    loop.train(resumed)
     assert resumed.step == 200
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from seer_rl import envs
 from seer_rl.experiments.results import CONVERGED, NEVER, Axis, Result, differing
 from seer_rl.text import visible
-from seer_rl.training import build, loop
+from seer_rl.training import build
 from seer_rl.training.arguments import parse
 from seer_rl.training.config import ReplayConfig, TrainConfig, TransferConfig, name_of
-from seer_rl.training.logger import Logger
+from seer_rl.training.process import prepare
+from seer_rl.training.rehearsal import dry_run
 
 ATARI = tuple(
     f"atari/{game}" for game in ("alien", "amidar", "bank_heist", "crazy_climber", "krull", "private_eye", "qbert", "seaquest")
@@ -212,28 +213,20 @@ def estimate(experiment: Experiment) -> Estimate:
 
 def measure(settings: TrainConfig, steps: int = 8) -> dict[bool, tuple[float, float]]:
     """Seconds and true operations of an agent step here, on images (False) and on embeddings (True); not compiled."""
+    prepare(settings)
     found = {}
     batch = max(settings.agent.batch_size, settings.seer.batch_size or 0)
     replay = ReplayConfig(capacity=8 * batch + settings.agent.n_step + 8)
-    settings = replace(settings, transfer=TransferConfig())  # other weights cost the same
-    seer = settings.seer if settings.seer.freeze_step is None else replace(settings.seer, freeze_step=0)
-    with tempfile.TemporaryDirectory() as directory, Logger(Path(directory)) as logger:
-        run = loop.Run(replace(settings, steps=10**9, replay=replay, seer=seer, compile=False, run_dir=Path(directory) / "run"))
-        with closing(run):
-            run.env = build.start_env(settings)
-            obs = run.env.reset(seed=0)
-            run.eval_env.reset(seed=0)
-            run.replay.begin(obs)
-            for _ in range(2 * batch + settings.agent.n_step):
-                run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
-            run.step = 10**6  # long past whatever happens at the start of a run
-            for frozen in (False, True) if seer.freeze_step is not None else (False,):
-                if frozen:
-                    run._freeze(logger)
-                run._step(logger)
-                begun = time.perf_counter()
-                for _ in range(steps):
-                    run._step(logger)
-                operations = run.costs.act(frozen)[1] + run.costs.update(frozen)[1] / settings.agent.update_every
-                found[frozen] = (time.perf_counter() - begun) / steps, operations
+    settings = replace(settings, replay=replay, compile=False, transfer=TransferConfig())  # other weights cost the same
+    stored = 2 * batch + settings.agent.n_step
+    with tempfile.TemporaryDirectory() as directory, dry_run(settings, Path(directory) / "run", stored) as run:
+        for frozen in (False, True) if settings.seer.freeze_step is not None else (False,):
+            if frozen:
+                run.freeze()
+            run.advance()
+            begun = time.perf_counter()
+            for _ in range(steps):
+                run.advance()
+            operations = run.costs.act(frozen)[1] + run.costs.update(frozen)[1] / settings.agent.update_every
+            found[frozen] = (time.perf_counter() - begun) / steps, operations
     return found

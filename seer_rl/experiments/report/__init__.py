@@ -21,7 +21,8 @@ from seer_rl import envs
 from seer_rl.experiments import results, stats
 from seer_rl.experiments.results import Axis, Result
 from seer_rl.text import count, duration, size, visible
-from seer_rl.training import build, checkpoint, files, loop
+from seer_rl.training import build, checkpoint, files
+from seer_rl.training.play import evaluate
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 FRAMES = 8  # pictures of a film strip
@@ -112,7 +113,8 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
         labels = [label for label in colours if tasks and all(label in groups[env] for env in tasks)]
         members = {label: [_finished(groups[env][label]) for env in tasks] for label in labels}
         members = {label: runs for label, runs in members.items() if min(map(len, runs)) > 0}
-        if len(tasks) < 2 or not members:
+        scale = envs.scale(tasks[0]) if tasks else None
+        if len(tasks) < 2 or not members or not scale:
             continue
         scores = {label: _scores(tasks, runs) for label, runs in members.items()}
         rows = []
@@ -127,7 +129,7 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
         chart["caption"] = "Interquartile mean; a line ends where the first of its runs does."
         suites.append({
             "name": suite, "tasks": len(tasks), "rows": rows, "chart": chart,
-            "scale": "0 is a random player, 1 a human" if suite == "atari" else "returns / 1000",
+            "scale": scale.words(),
             "left_out": ", ".join(left_out), "unknown": ", ".join(unknown),
             "pairs": [(label, other, _estimate(stats.improvement(scores[label], scores[other])))
                       for i, label in enumerate(names) for other in names[i + 1 :]],
@@ -188,9 +190,9 @@ def task(
         shown_groups = [_group(arm, runs, colours[arm], metric) for arm, runs in shown.items() if runs]
         if shown_groups:
             pair.append(_chart(charts, f"{env}: {kind}", label, 220, shown_groups, zero=True) | {"caption": caption})
-    human = stats.ATARI_SCORES.get(envs.plain(env))
+    scale = envs.scale(env)
     return {"env": env, "curve": curve, "pair": pair, "heading": COSTS, "costs": costs(evaluated),
-            "published": [f"{score:,.1f}" for score in human] if human else None,
+            "published": [f"{n:,.1f}" for n in (scale.zero, scale.one)] if scale and scale.players else None,
             "films": films(evaluated, say) if say else []}  # fmt: skip
 
 
@@ -320,7 +322,7 @@ def pictures(result: Result) -> tuple[list[bytes], float]:
 
     agent, env = build.trained(result.run_dir, result.config, render_mode="rgb_array")
     try:
-        (score,) = loop.evaluate(agent, envs.Filmed(env, keep), 1, result.config.seed, build.choose_device("cpu"))
+        (score,) = evaluate(agent, envs.Filmed(env, keep), 1, result.config.seed, build.choose_device("cpu"))
     finally:
         env.close()
     chosen = [kept[round(i)] for i in np.linspace(0, len(kept) - 1, min(FRAMES, len(kept)))]

@@ -1,0 +1,126 @@
+"""The contract of environments: what one must offer, what it may, and what makes a family of them.
+
+An environment is a gymnasium environment whose observations are uint8 images [C, H, W], and whose actions are discrete or a box
+of [-1, 1]. Where a whole game ends, `info["episode"]` holds its score "r" and its length "l" in agent steps, as gymnasium's
+RecordEpisodeStatistics writes them. An episode may end before the game does, as where a life is lost.
+
+What else an environment may offer, itself or by one of its wrappers:
+
+- `get_state()` and `set_state(state)`: everything that what follows in it depends on, as a tree of dicts and lists with
+  numbers, text and arrays. A run that is resumed then goes on bit for bit. Without, it begins a new episode.
+- `stack_size`, as FrameStackObservation has it: the frames in an observation. The replay then stores every frame once.
+- `max_episode_steps`, or a limit in its `spec`: the steps after which an episode is truncated. A replay without a limit
+  needs one more record for each such episode.
+- `render()` in render mode "rgb_array": a picture [H, W, 3] uint8, for films.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+Settings = Mapping[str, Any]
+"""Values of settings by their names in config.toml: {"steps": 500_000, "seer.freeze_step": 50_000, "environment.camera": 2}."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Settings of an environment. A family with settings of its own (`--env.*`) derives a dataclass from this one.
+
+    Where it has a setting `size` with None for its default, that is 100 for agents that crop images, and 84 for the others.
+    """
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scores that count as 0 and as 1 where tasks are averaged, and whose they are."""
+
+    zero: float
+    one: float
+    players: tuple[str, str] | None = None  # such as ("random player", "human")
+
+    def normalised(self, score: float) -> float:
+        """Return a score on this scale."""
+        return (score - self.zero) / (self.one - self.zero)
+
+    def words(self) -> str:
+        """Say what the scale is."""
+        return f"0 is a {self.players[0]}, 1 a {self.players[1]}" if self.players else f"returns / {self.one:g}"
+
+
+def nothing(task: str, agent: str) -> Settings:
+    """Return no settings."""
+    return {}
+
+
+def unknown(task: str) -> Scale | None:
+    """Return no scale."""
+    return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Environments of a kind, such as Atari's games; alien of Atari is called "atari/alien"."""
+
+    name: str
+    """In front of the slash."""
+    make: Callable[[str, Any, bool, str | None], gym.Env[Any, Any]]
+    """(task, settings, training, render_mode) -> environment. training: with what only learning should see, such as clipped
+    rewards. Raises ValueError, with a hint, if there is no such task, and ImportError or OSError where something is missing."""
+    example: str
+    """A task, for sentences that say how names are written."""
+    agent: str = "rainbow"
+    """The agent that trains where none is named."""
+    Config: type[EnvConfig] = EnvConfig
+    """The settings."""
+    defaults: Callable[[str, str], Settings] = nothing
+    """(task, agent) -> settings that suit them better than the general defaults."""
+    presets: Mapping[str, Callable[[str, str], Settings]] = field(default_factory=dict)
+    """By the names that --preset gives them: (task, agent) -> settings, on top of `defaults`. Raises ValueError where they
+    do not go together. task: "" where none was named; the settings may then name one as "env"."""
+    scale: Callable[[str], Scale | None] = unknown
+    """task -> its scale, as far as it is known."""
+
+
+def check(env: gym.Env[Any, Any], name: str) -> None:
+    """Raise ValueError, in a sentence, if `env` is not what this file's first lines say."""
+    seen, acts = env.observation_space, env.action_space
+    if not isinstance(seen, gym.spaces.Box) or seen.dtype != np.uint8 or len(seen.shape) != 3:
+        raise ValueError(f"the observations of {name} are {seen}: they must be uint8 images [channels, height, width]")
+    discrete = isinstance(acts, gym.spaces.Discrete) and acts.start == 0
+    box = isinstance(acts, gym.spaces.Box) and len(acts.shape) == 1 and bool(np.all(acts.low == -1) and np.all(acts.high == 1))
+    if not discrete and not box:
+        raise ValueError(f"the actions of {name} are {acts}: they must be discrete, from 0 on, or a vector within [-1, 1]")
+
+
+def frames_in(env: gym.Env[Any, Any]) -> int:
+    """Return how many frames an observation of `env` stacks."""
+    return int(env.get_wrapper_attr("stack_size")) if env.has_wrapper_attr("stack_size") else 1
+
+
+def max_episode_steps(env: gym.Env[Any, Any]) -> int | None:
+    """Return the steps after which an episode of `env` is truncated, if that is known."""
+    if env.has_wrapper_attr("max_episode_steps"):
+        return int(env.get_wrapper_attr("max_episode_steps"))
+    return env.spec.max_episode_steps if env.spec else None
+
+
+def get_state(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    """Return everything that what follows in `env` depends on: simulator, stack of frames, random numbers, score so far.
+
+    None where the environment has no state to give.
+    """
+    if not env.has_wrapper_attr("get_state"):
+        return None
+    frames = {"frames": np.stack(env.get_wrapper_attr("obs_queue"))} if env.has_wrapper_attr("obs_queue") else {}
+    return {"inner": env.get_wrapper_attr("get_state")(), **frames}
+
+
+def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    """Go on from what `get_state` gave, in an environment of the same make."""
+    env.reset(seed=0)
+    env.get_wrapper_attr("set_state")(state["inner"])
+    if "frames" in state:
+        env.get_wrapper_attr("obs_queue").extend(state["frames"])

@@ -1,0 +1,77 @@
+"""Playing whole games: an agent's, for its scores, and a random player's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seer_rl.agents.base import Agent
+from seer_rl.envs.subprocess import EnvironmentFailed
+
+
+def play(
+    env: gym.Env[Any, Any],
+    act: Callable[[torch.Tensor], Any],
+    episodes: int,
+    seed: int,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Return the scores of `episodes` whole games in which `act` gives an action for each observation [1, C, H, W] uint8.
+
+    check_stop: called before each step; it may raise to end the games. Raises EnvironmentFailed if the environment does.
+    """
+    scores: list[float] = []
+    obs, _ = _ask(env.reset, seed=seed)
+    while len(scores) < episodes:
+        check_stop()
+        obs, _, terminated, truncated, info = _ask(env.step, act(torch.from_numpy(obs)[None]))
+        if terminated or truncated:
+            scores.append(float(info["episode"]["r"]))
+            obs, _ = _ask(env.reset)
+    return scores
+
+
+def chosen(actions: torch.Tensor) -> int | NDArray[np.float32]:
+    """Give the only one of an agent's actions [1] or [1, A] as an environment takes it."""
+    if not actions.is_floating_point():
+        return int(actions[0])
+    action: NDArray[np.float32] = actions[0].numpy(force=True)
+    return action
+
+
+def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Ask an environment for something. Raises EnvironmentFailed for its exceptions, which are of many kinds."""
+    try:
+        return method(*args, **options)
+    except Exception as error:
+        raise EnvironmentFailed(repr(error)) from error
+
+
+def evaluate(
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    episodes: int,
+    seed: int,
+    device: torch.device,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Return the agent's scores in evaluation mode. Its training is not disturbed: it then draws the same random numbers."""
+    state = agent.generator.get_state()
+    agent.generator.manual_seed(seed)
+    agent.eval()
+    try:
+        return play(env, lambda obs: chosen(agent.act(obs.to(device))), episodes, seed, check_stop)
+    finally:
+        agent.train()
+        agent.generator.set_state(state)
+
+
+def random_scores(
+    env: gym.Env[Any, Any], episodes: int, seed: int, check_stop: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Return the scores of a player that chooses actions uniformly."""
+    env.action_space.seed(seed)
+    return play(env, lambda _: env.action_space.sample(), episodes, seed, check_stop)

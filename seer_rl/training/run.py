@@ -1,0 +1,364 @@
+"""A run: what is trained, how far it is, and what can be done with it. In which order it is done says loop.py."""
+
+import contextlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+import seer_rl
+from seer_rl.agents.networks import output_shape
+from seer_rl.convergence import ENCODED, GAMES, progress
+from seer_rl.envs.base import frames_in
+from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
+from seer_rl.replay.codec import examples
+from seer_rl.seer import AtStep, Never, When, WhenConverged, embedder, freeze
+from seer_rl.training import build, checkpoint, rundir
+from seer_rl.training.accounting import Account
+from seer_rl.training.compile import compile_losses, rehearse_losses, uncompile_losses
+from seer_rl.training.config import TrainConfig, check, check_same, to_toml
+from seer_rl.training.play import chosen, evaluate, random_scores
+
+PROGRESS = ("step", "frozen_at", "freeze_seconds", "scores", "random_scores", "evaluations")
+STOP_PATIENCE = 15.0  # seconds that a run that is to stop waits for its environment's state
+
+
+class Stopped(Exception):
+    """Someone asked the run to stop, and it may."""
+
+
+class Diverged(ArithmeticError):
+    """Learning has broken down: a loss or a weight is no number any more."""
+
+
+class Run:
+    """A training run: agent, environments, replay, and what happened so far."""
+
+    def __init__(self, config: TrainConfig, resumed: checkpoint.Checkpoint | None = None, again: bool = False) -> None:
+        """Build everything, refuse settings that cannot work, and write nothing.
+
+        resumed: what to go on from. again: the run directory is that of a run, which may have left no checkpoint. Raises
+        ValueError, ImportError or OSError, each with a sentence that says what to do.
+        """
+        check(config)
+        self.config, self.resumed, self.again = config, resumed, again
+        self.run_dir: Path = config.run_dir or build.default_run_dir(config)
+        if not again:
+            rundir.require_free(self.run_dir)
+        self.env_seed, self.eval_seed, self.replay_seed, agent_seed = (
+            int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1
+        )
+        self.device = build.choose_device(config.device)
+        self.eval_env = build.make_env(config, training=False)
+        self.agent = build.make_agent(config, self.eval_env, agent_seed).to(self.device)
+        if config.transfer.source and not resumed:
+            build.receive(self.agent, config.transfer)
+        self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)
+        self.costs = build.costs(self.agent, self.eval_env, config)
+        self.compiles = config.compile and compile_losses(self.agent)
+        build.require_batch(config, self.replay.capacity, frames_in(self.eval_env), self.costs.batch_size[False])
+        if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
+            z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
+            embeddings = self.replay.capacity_for(config.seer.dtype, self.costs.copies, z)
+            build.require_batch(config, embeddings, 1, self.costs.batch_size[True])
+        self.when = self._when()
+        self.account = Account(self.costs, config)
+
+        self.env: SubprocessEnv | None = None  # of training, in a process of its own; `begin` begins it
+        self.step = 0
+        self.frozen_at: int | None = None  # T_f, once it is past
+        self.freeze_seconds = float("nan")
+        self.restarted = False  # the environment, after a failure
+        self.losses: dict[str, Any] = {}  # the latest metrics of updates
+        self.scores: list[float] = []  # of the latest whole training games
+        self.random_scores: list[float] = []
+        self.evaluations: list[tuple[int, list[float]]] = []  # (step, scores)
+        self.saved: int | None = None  # step of the newest checkpoint
+        self.held: BinaryIO | None = None  # the lock of the run directory, once it is the run's own
+        self.stopping = False  # set by whoever wants the run to stop: it does so soon, with a checkpoint
+        if resumed:
+            self._set_state(resumed)
+
+    def _when(self) -> When:
+        seer = self.config.seer
+        if seer.freeze_step == "auto":
+            return WhenConverged(self.agent, *seer.between(self.config.steps))
+        return Never() if seer.freeze_step is None else AtStep(seer.freeze_step)
+
+    @property
+    def frozen(self) -> bool:
+        """Tell whether T_f is past."""
+        return self.frozen_at is not None
+
+    @property
+    def ends(self) -> bool:
+        """Tell whether this is the last step."""
+        return self.step == self.config.steps
+
+    @property
+    def batch_size(self) -> int:
+        """Return the transitions per update now."""
+        return self.costs.batch_size[self.frozen]
+
+    def check_stop(self) -> None:
+        """Raise Stopped if someone wants the run to stop."""
+        if self.stopping:
+            raise Stopped
+
+    def pids(self) -> list[int]:
+        """Return the numbers of this process, and of the environment's while there is one."""
+        return [os.getpid(), *([self.env.pid] if self.env else [])]
+
+    def close(self) -> None:
+        """Free what the environments hold, and the run directory."""
+        if self.env:
+            self.env.close()
+        self.eval_env.close()
+        if self.held:
+            self.held.close()
+            self.held = None
+
+    # ---- the environment -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin the training environment, as it was in the checkpoint or else at the start of an episode."""
+        state: dict[str, Any] | None = self.resumed.state["env"] if self.resumed else None
+        if self.resumed and state is None:
+            warnings.warn(
+                f"the checkpoint of step {self.step:,} has no state of the environment: its episode is cut there and a new one "
+                "begins, so the run does not go on exactly as it would have",
+                stacklevel=2,
+            )
+            self._begin_episode()
+        elif state is not None:
+            self.env = build.start_env(self.config)
+            self.env.set_state(state)
+        else:
+            self.env = build.start_env(self.config)
+            self.replay.begin(self.env.reset(self.env_seed))
+
+    def play_at_random(self) -> list[float]:
+        """Let a player that chooses actions uniformly play as many games as an evaluation has; return its scores."""
+        self.random_scores = random_scores(self.eval_env, self.config.eval.episodes, self.eval_seed, self.check_stop)
+        return self.random_scores
+
+    def _begin_episode(self) -> None:
+        """Go on in a new environment, at the beginning of an episode."""
+        self.env = build.start_env(self.config)
+        self.replay.begin(self.env.reset(self.env_seed + self.step))
+
+    def _restart(self, error: EnvironmentFailed) -> None:
+        """Go on in a new environment after the first failure of one; the episode is cut. Raises the second failure."""
+        assert self.env
+        if self.restarted:
+            raise error
+        self.restarted = True
+        warnings.warn(f"the environment failed at step {self.step:,} ({error}) and was started anew", stacklevel=2)
+        self.env.close()
+        self._begin_episode()
+
+    def env_state(self) -> dict[str, Any] | None:
+        """Return the environment's state; None where it has none to give, or fails again, or the run is to stop.
+
+        Where it fails for the first time, it is started anew.
+        """
+        assert self.env
+        if self.stopping:
+            self.env.patience = min(self.env.patience, STOP_PATIENCE)
+        try:
+            try:
+                return self.env.get_state()
+            except EnvironmentFailed as error:
+                if self.stopping:
+                    return None
+                self._restart(error)
+                return self.env.get_state()
+        except EnvironmentFailed:
+            return None
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def advance(self) -> dict[str, float]:
+        """Take an agent step: act, learn while the environment steps, store what it gave. Return metrics of a game that ended.
+
+        Raises EnvironmentFailed where the environment fails for the second time.
+        """
+        self.step += 1
+        started = time.perf_counter()
+        game = self._advance()
+        self.account.phase.seconds += time.perf_counter() - started
+        self.account.phase.steps += 1
+        return game
+
+    def _advance(self) -> dict[str, float]:
+        assert self.env
+        action = chosen(self.agent.act(self.replay.observation.to(self.device)))
+        self.env.step_async(action)
+        due = self.step >= self.config.agent.learning_starts and self.step % self.config.agent.update_every == 0
+        if due and len(self.replay) >= self.batch_size:
+            if self.account.phase.name == "fill":
+                self.account.enter("embeddings" if self.frozen else "images", self.frozen)
+            for _ in range(self.config.seer.replay_ratio if self.frozen else 1):
+                self.update()
+        try:
+            obs, reward, terminated, truncated, info = self.env.step_wait()
+            first = self.env.reset() if terminated or truncated else None
+        except EnvironmentFailed as error:
+            self._restart(error)
+            return {}
+        self.replay.add(action, float(reward), terminated, truncated, obs)
+        if first is not None:
+            self.replay.begin(first)
+        self.account.count(self.costs.act(self.frozen))
+        if "episode" not in info:
+            return {}
+        score = float(info["episode"]["r"])
+        self.scores = [*self.scores, score][-GAMES:]
+        return {"charts/episodic_return": score, "charts/episodic_length": info["episode"]["l"]}
+
+    def update(self) -> None:
+        """Learn from a batch of the replay, of images or of embeddings."""
+        first = self.config.replay.priority_beta
+        batch = self.replay.sample(self.batch_size, first + (1 - first) * self.step / self.config.steps).to(self.device)
+        metrics, errors = self.agent.update(batch)
+        if self.replay.exponent:
+            self.replay.update_priorities(batch.index, errors)
+        self.losses |= metrics  # some are not of every update
+        self.account.count(self.costs.update(self.frozen))
+
+    def compile(self) -> float:
+        """Compile the losses for what the replay now holds; return the seconds. The run goes on without where that fails."""
+        started = time.perf_counter()
+        try:
+            rehearse_losses(self.agent, self.replay.observation.to(self.device), self.batch_size)
+        except KeyboardInterrupt:  # how to stop a compiler
+            self.check_stop()
+            raise
+        except Exception as error:  # of many kinds, by the compiler
+            self.compiles = False
+            uncompile_losses(self.agent)
+            why = str(error).strip().partition("\n")[0]
+            warnings.warn(f"compiling the update failed ({why}): the run goes on without, more slowly", stacklevel=2)
+        return time.perf_counter() - started
+
+    def measure_convergence(self) -> dict[str, float]:
+        """Measure what an automatic freeze depends on, where that is due; return the signals."""
+        when = self.when
+        if not isinstance(when, WhenConverged) or self.account.phase.name != "images" or not when.measures(self.step):
+            return {}
+        scored = progress(self.scores, self.random_scores)
+        signals = asdict(when.monitor.measure(self.agent, self.replay, self.step, scored))
+        self.account.count(self.costs.freeze(ENCODED // self.costs.copies))
+        return {f"seer/{name}": value for name, value in signals.items() if name != "step"}
+
+    def freeze(self) -> None:
+        """Freeze the encoder, and turn the replay's images into embeddings. A stop in it leaves agent and replay useless."""
+        self.measure()
+        seer, size = self.config.seer, self.replay.size
+        z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
+        fitted = examples(seer.dtype, z, size, self.costs.copies)
+        self.account.count(self.costs.freeze(size + fitted))
+        started = time.perf_counter()
+        freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self.check_stop)
+        self.freeze_seconds = time.perf_counter() - started
+        self.frozen_at, self.losses, self.when = self.step, {}, Never()
+        if self.account.phase.name == "images":
+            self.account.enter("embeddings", frozen=True)
+
+    def evaluate(self) -> list[float]:
+        """Play the evaluation of this step, and return its scores.
+
+        Its environment is made anew where it fails; raises EnvironmentFailed where it fails again.
+        """
+        seed = (self.eval_seed + self.step) % 2**31
+        try:
+            scores = evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self.check_stop)
+        except EnvironmentFailed as error:
+            warnings.warn(
+                f"the evaluation's environment failed at step {self.step:,} ({error}): its games begin again", stacklevel=2
+            )
+            with contextlib.suppress(Exception):  # of many kinds, by the simulator
+                self.eval_env.close()
+            self.eval_env = build.make_env(self.config, training=False)
+            scores = evaluate(self.agent, self.eval_env, self.config.eval.episodes, seed, self.device, self.check_stop)
+        self.evaluations.append((self.step, scores))
+        return scores
+
+    def measure(self) -> None:
+        """Look at what the replay and the processes hold."""
+        self.account.measure(self.replay, self.pids())
+
+    def metrics(self) -> dict[str, float]:
+        """Return the latest losses, and what the replay holds and the run has spent."""
+        losses = {name: float(value) for name, value in self.losses.items()}
+        clipped = {} if math.isnan(self.replay.clipped) else {"seer/clipped": self.replay.clipped}
+        return {**losses, **self.account.metrics(), **clipped}
+
+    def require_finite(self) -> None:
+        """Raise Diverged where a loss is no number any more."""
+        for name, value in self.losses.items():
+            if not math.isfinite(value):
+                raise Diverged(f"{name} is {float(value)} at step {self.step:,}")
+
+    def require_finite_weights(self) -> None:
+        """Do the same for weights that are about to be written: a loss says nothing of those that its own update made."""
+        self.require_finite()
+        if (name := checkpoint.not_finite(self.agent)) is not None:
+            raise Diverged(f"{name} is no number any more at step {self.step:,}")
+
+    # ---- its state, for checkpoints ----------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the whole run but for the replay's records and the environment."""
+        progress = {name: getattr(self, name) for name in PROGRESS} | {"flops": self.account.operations}
+        return {
+            "settings": to_toml(self.config),
+            "agent": checkpoint.agent_state(self.agent),
+            "replay": self.replay.get_state(),
+            "run": progress,
+            "phases": self.account.get_state(),
+            "watch": self.when.monitor.get_state() if isinstance(self.when, WhenConverged) else {},
+            "losses": {name: float(value) for name, value in self.losses.items()},
+            "versions": {module.__name__: module.__version__ for module in (seer_rl, torch, np, gym)},
+        }
+
+    def _set_state(self, resumed: checkpoint.Checkpoint) -> None:
+        """Go on from a checkpoint. Raises ValueError if it is of other settings, or of none that work."""
+        try:
+            frozen = resumed.state["run"]["frozen_at"] is not None
+            if "settings" in resumed.state:  # 0.1.0 wrote none
+                check_same(resumed.state["settings"], self.config, resumed.step, frozen)
+            self._restore(resumed)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"the checkpoint of step {resumed.step:,} is not one of this run: {error!r}") from error
+
+    def _restore(self, resumed: checkpoint.Checkpoint) -> None:
+        state = resumed.state
+        for name in PROGRESS:
+            setattr(self, name, state["run"][name])
+        self.evaluations = [(step, scores) for step, scores in self.evaluations]
+        self.account.set_state(state["phases"], state["run"]["flops"])
+        self.losses = state["losses"]
+        self.saved = resumed.step
+        checkpoint.set_agent_state(self.agent, state["agent"])
+        if self.frozen:
+            self.when = Never()
+        elif isinstance(self.when, WhenConverged):
+            self.when.monitor.set_state(state["watch"])
+        fn = embedder(self.agent, self.costs.copies, self.check_stop) if self.frozen else None
+
+        def pieces(kind: str) -> Iterator[bytes]:
+            count = sum(name.startswith(f"{kind}/") for name in resumed.blobs)
+            return (resumed.piece(f"{kind}/{i}") for i in range(count))
+
+        longest = build.every_step(self.config, self.eval_env)
+        self.replay.set_state(state["replay"], pieces("replay"), pieces("priorities"), fn, longest)
+        self.resumed = replace(resumed, state={name: state[name] for name in ("env", "written")})  # the rest is copied

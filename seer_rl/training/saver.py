@@ -1,0 +1,60 @@
+"""Who writes what a run leaves: checkpoints, the agent after every evaluation, snapshots for looking inside."""
+
+from typing import Any
+
+import numpy as np
+
+from seer_rl.text import quoted
+from seer_rl.training import checkpoint
+from seer_rl.training.events import Event, Fault, Metrics
+from seer_rl.training.files import Bytes
+from seer_rl.training.logger import Logger
+from seer_rl.training.run import Run
+
+
+class Saver:
+    """Listens to a run, and writes when it says that something is due."""
+
+    def __init__(self, run: Run, logger: Logger) -> None:
+        self._logger = logger
+        # Of the replay's segments, by name, as the newest checkpoint has them: what has not changed is not written again.
+        self._blobs: dict[str, str] = run.resumed.blobs if run.resumed else {}
+
+    def __call__(self, run: Run, event: Event | Metrics) -> None:
+        """Write what is due. Raises OSError or Fault where that cannot be, and Diverged for weights that are no numbers."""
+        match event:
+            case Event.SAVING:
+                run.require_finite_weights()
+                self._save(run)
+            case Event.EVALUATED:
+                checkpoint.save_agent(run.run_dir, run.agent, run.config, run.frozen)
+            case Event.SNAPSHOT:
+                run.require_finite_weights()
+                checkpoint.save_snapshot(run.run_dir, run.step, run.agent, run.config, run.frozen)
+
+    def _save(self, run: Run) -> None:
+        env = run.env_state()  # first: where it fails, the replay's episode is cut
+        segments, touched = run.replay.segments(), run.replay.touched()
+        pieces: dict[str, Bytes | str] = {}
+        for i, data in enumerate(segments):
+            name = f"replay/{i}"
+            pieces[name] = data if i in touched or name not in self._blobs else self._blobs[name]
+        pieces |= {f"priorities/{i}": data for i, data in enumerate(run.replay.priorities())}
+        written = {name: np.frombuffer(data, np.uint8) for name, data in self._logger.written().items()}
+        state: dict[str, Any] = run.get_state() | {"env": env, "written": written}
+        try:
+            self._blobs = checkpoint.save(run.run_dir, run.step, state, pieces, run.config.keep)
+        except OSError as error:
+            run.replay.touch(touched)
+            why = f"no checkpoint could be written at step {run.step:,} ({error.strerror})"
+            raise Fault(f"{why}; {way_back(run)}") from error
+        run.saved = run.step
+
+
+def way_back(run: Run) -> str:
+    """Say what is saved of a run that cannot go on."""
+    if run.saved is None:
+        return f"there is no checkpoint in {run.run_dir} yet"
+    if run.saved == run.step:
+        return f"everything up to it is saved: go on with: seer resume {quoted(run.run_dir)}"
+    return f"the checkpoint of step {run.saved:,} in {run.run_dir} is from before it"
