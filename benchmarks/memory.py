@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks import machine
+from seer_rl import child
 from seer_rl.commands.console import Screen
 from seer_rl.training import checkpoint
 from seer_rl.training.rehearsal import family, proportional
@@ -37,7 +38,6 @@ AGENTS = {
 }
 ASK = "import sys; from seer_rl.experiments import curves; from seer_rl.training import arguments, rehearsal; "
 ASK += "rehearsal.settle(arguments.parse(sys.argv[1:]), print, curves.picture)"
-SEER = "import sys; from seer_rl.commands.main import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Watched:
 def watched(command: list[str], run_dir: Path, stop: bool = False) -> Watched:
     """Call seer, and look at its processes. stop: end it by a signal after the run's first checkpoint."""
     most = [0, 0]
+    arguments, variables = child.python("seer_rl", *command)
     with tempfile.TemporaryFile() as log:
-        with subprocess.Popen([sys.executable, "-c", SEER, *command], stdout=log, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=variables) as process:
             while process.poll() is None:
                 held = sum(map(proportional, family(process.pid)))
                 begun = (run_dir / checkpoint.CONFIG).exists()

@@ -10,7 +10,7 @@ import seer_rl
 
 PACKAGE = Path(seer_rl.__file__).parent
 FLOORS = [  # from below: folders, and files that stand by themselves
-    {"bounds", "outside", "text"},
+    {"bounds", "child", "outside", "text"},
     {"replay"},
     {"agents"},
     {"convergence"},

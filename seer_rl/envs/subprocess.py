@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seer_rl import envs
+from seer_rl import child, envs
 from seer_rl.envs import base
 from seer_rl.envs.base import EnvConfig
 
@@ -38,12 +38,8 @@ class SubprocessEnv:
         self._failure: EnvironmentFailed | None = None
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "seer_rl.envs.subprocess", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # this very package, wherever it was found
-            )
+            command, variables = child.python("seer_rl.envs.subprocess", str(theirs.fileno()))
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables)
         self._pipe = Connection(ours.detach())
         self._send((name, settings))
 

@@ -1,13 +1,12 @@
 """The process of one run of a sweep, from outside: how it is begun, and what it says of itself in the run directory."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from seer_rl import child
 from seer_rl.training import files
 from seer_rl.training.files import Folder
 
@@ -56,14 +55,15 @@ def start(run_dir: Path, cores: list[int] | None = None) -> Worker:
     It ends with 0 when the run has, with 128 + a signal's number when it was stopped, with `BUSY` where another process trains
     in the directory, and else with 1 or 2. cores: the only ones it may use.
     """
+    command, variables = child.python("seer_rl.commands.worker", str(run_dir), ",".join(map(str, cores or [])))
     with Folder(run_dir) as folder, folder.append(LOG) as log:
         return Worker(
-            [sys.executable, "-P", "-m", "seer_rl.commands.worker", str(run_dir), ",".join(map(str, cores or []))],
+            command,
             stdin=subprocess.PIPE,  # it stops when this ends, however we do
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is ours: we tell it
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # this very package, wherever it was found
+            env=variables,
         )
 
 
