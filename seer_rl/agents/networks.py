@@ -342,8 +342,9 @@ def explored(agent: Agent, obs: torch.Tensor, explore: torch.Tensor) -> torch.Te
 @torch.no_grad()
 def polyak_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online, for every parameter (Polyak averaging)."""
-    for slow, fast in zip(target.parameters(), online.parameters(), strict=True):
-        slow.lerp_(fast, tau)
+    slow: list[torch.Tensor] = [*target.parameters()]
+    if slow:  # PyTorch takes no empty list
+        torch._foreach_lerp_(slow, [*online.parameters()], tau)
 
 
 def gradient_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
