@@ -19,9 +19,10 @@ def compile_losses(agent: Agent) -> bool:
     if agent.compiled is None:
         return False
     # Nothing in the agent's modules changes but numbers, which are inputs: checking them all costs more than an operation.
-    unguarded = torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    unguarded = getattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", None)  # older releases always check
+    options = {"guard_filter_fn": unguarded} if unguarded else {}
     losses = getattr(agent, agent.compiled)
-    setattr(agent, agent.compiled, torch.compile(losses, fullgraph=True, dynamic=False, options={"guard_filter_fn": unguarded}))
+    setattr(agent, agent.compiled, torch.compile(losses, fullgraph=True, dynamic=False, options=options))
     return True
 
 
