@@ -1,7 +1,8 @@
 """What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
 
+import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,8 @@ class Result:
             return self.config.label
         if donor:
             return f"{'encoder' if self.config.transfer.only == 'encoder' else 'network'} of {donor.name}"
-        return "never frozen" if self.frozen == NEVER else f"SEER, frozen {self.frozen}"
+        frozen = self.traits["frozen"]
+        return frozen if self.frozen == NEVER else f"SEER, {frozen}"
 
     @cached_property
     def step(self) -> int:
@@ -82,15 +84,26 @@ class Result:
     def has_ended(self) -> bool:
         return bool(len(self.steps)) and int(self.steps[-1]) == self.config.steps
 
+    def series(self, metric: str) -> tuple[Array, Array]:
+        """Give the steps and the values of a metric, [values] each, as they are shown: bytes in MB, speeds of training only.
+
+        How fast a replay fills before there are updates is another question.
+        """
+        points, scale = self.metrics.get(metric, []), 1e-6 if metric == "replay/bytes" else 1.0
+        if metric == "charts/SPS":
+            trained = {step for name, losses in self.metrics.items() if name.startswith("losses/") for step, _ in losses}
+            points = [(step, value) for step, value in points if step in trained]
+        return np.array([step for step, _ in points], float), np.array([scale * value for _, value in points], float)
+
     @cached_property
     def steps(self) -> Array:
         """Of its evaluations, [evaluations]."""
-        return np.array([step for step, _ in self.metrics.get("eval/return", [])], float)
+        return self.series("eval/return")[0]
 
     @cached_property
     def returns(self) -> Array:
         """Mean score of each evaluation, [evaluations]."""
-        return np.array([value for _, value in self.metrics.get("eval/return", [])], float)
+        return self.series("eval/return")[1]
 
     def along(self, axis: Axis, steps: Array) -> Array:
         """Where the run was on `axis` at `steps`: operations (the paper's count), seconds of training, most bytes of replay."""
@@ -104,6 +117,10 @@ class Result:
         there: Array = np.interp(steps, known, values)
         return there
 
+    def at(self, axis: Axis, step: float) -> float:
+        """Where the run was on `axis` at one step; see `along`."""
+        return float(self.along(axis, np.array([float(step)]))[0])
+
     def score_at(self, axis: Axis, x: float) -> float | None:
         """Return at `x` of `axis`, linear between evaluations; None before the first and after the last."""
         if not len(self.steps):
@@ -111,18 +128,12 @@ class Result:
         xs = self.along(axis, self.steps)
         return float(np.interp(x, xs, self.returns)) if xs[0] <= x <= xs[-1] else None
 
-    @cached_property
-    def trained(self) -> set[int]:
-        """Steps at which there were updates, among those that were logged."""
-        return {step for name, series in self.metrics.items() if name.startswith("losses/") for step, _ in series}
-
     def speeds(self) -> tuple[float | None, float | None]:
         """Agent steps per second at the end of the phase on images, and of that on embeddings."""
         freeze = self.freeze_step if self.freeze_step is not None else float("inf")
-        speeds = [(step, value) for step, value in self.metrics.get("charts/SPS", []) if step in self.trained]
-        before = [value for step, value in speeds if step <= freeze]
-        after = [value for step, value in speeds if step > freeze]
-        return (before[-1] if before else None), (after[-1] if after else None)
+        steps, values = self.series("charts/SPS")
+        before, after = values[steps <= freeze], values[steps > freeze]
+        return (float(before[-1]) if len(before) else None), (float(after[-1]) if len(after) else None)
 
 
 def read(run_dir: Path) -> Result:
@@ -227,6 +238,24 @@ def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
 def scores_at(runs: Iterable[Result], axis: Axis, x: float) -> list[float]:
     """Returns at `x` of the runs that have come that far."""
     return [score for run in runs if (score := run.score_at(axis, x)) is not None]
+
+
+def common(lines: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Give the steps [points] at which all of the lines, (steps, values) each, have a value, and those [lines, points]."""
+    steps = functools.reduce(np.intersect1d, (steps for steps, _ in lines))
+    return steps, np.array([values[np.isin(its, steps)] for its, values in lines])
+
+
+def mean_along(runs: Iterable[Result], axis: Axis, steps: Array) -> Array:
+    """Where on average runs were on `axis` at `steps`."""
+    mean: Array = np.mean([run.along(axis, steps) for run in runs], axis=0)
+    return mean
+
+
+def random_return(runs: Iterable[Result]) -> float | None:
+    """Mean return of the random players of `runs`; None where none has played."""
+    found = [value for run in runs for _, value in run.metrics.get("eval/random_return", [])]
+    return float(np.mean(found)) if found else None
 
 
 def differing(results: Iterable[Result]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ intervals over runs, each task resampled by itself. The bootstrap's random numbe
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ class Estimate:
     point: float
     low: float
     high: float
+
+    def words(self, digits: int = 3) -> str:
+        """Write it as 0.321 [0.250, 0.410]."""
+        return f"{self.point:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
 
 
 def normalised(env: str, score: float) -> float | None:
@@ -62,6 +66,11 @@ def curve(scores: Array, statistic: Callable[[Array], float] = np.mean) -> tuple
     """A statistic of every point of scores [runs, tasks, points], and both ends of its interval: [points] each."""
     each = range(scores.shape[2])
     return intervals([scores], lambda x: np.array([statistic(x[..., i]) for i in each]))
+
+
+def mean(scores: Sequence[float]) -> Estimate:
+    """Mean of the scores [runs] of one task."""
+    return Estimate(*(float(number[0]) for number in curve(np.array(scores, float)[:, None, None])))
 
 
 def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Array, Array, Array]:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from seer_rl.experiments import results
+from seer_rl.experiments import curves, results
 from seer_rl.training import checkpoint
 from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.training.logger import CLOCK, HEADER, METRICS
@@ -74,6 +75,32 @@ def test_speeds_are_of_training(tmp_path: Path) -> None:
     }  # fmt: skip
     assert made(tmp_path / "a", CONFIG, metrics).speeds() == (80, 200)
     assert made(tmp_path / "b", CONFIG, {"charts/SPS": [(1_000, 900.0)]}).speeds() == (None, None)
+
+
+def test_bytes_are_shown_in_megabytes(run: results.Result) -> None:
+    steps, values = run.series("replay/bytes")
+    assert steps.tolist() == [50_000, 100_000, 101_000, 500_000]
+    assert values == pytest.approx([400, 800, 250, 900])
+
+
+def test_means_are_of_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run is still going, and another was evaluated half as often: the thick line is where all three were."""
+    evaluations = {"a": range(10, 101, 10), "b": range(10, 81, 10), "c": range(20, 101, 20)}
+    for i, (name, its) in enumerate(evaluations.items()):
+        metrics = {"eval/return": [(step, step + 10.0**i) for step in its], "eval/random_return": [(0, float(i))]}
+        made(tmp_path / name, replace(CONFIG, seed=i), metrics)
+    runs = [results.read(tmp_path / name) for name in evaluations]
+    steps, values = results.common([run.series("eval/return") for run in runs])
+    assert steps.tolist() == [20, 40, 60, 80]
+    assert values.tolist() == [[21, 41, 61, 81], [30, 50, 70, 90], [120, 140, 160, 180]]
+    assert results.random_return(runs) == 1
+
+    drawn: list[Any] = []
+    monkeypatch.setattr("seer_rl.experiments.curves.write", lambda figure, output: drawn.append(figure))
+    curves.draw([tmp_path / name for name in evaluations], tmp_path / "curves.png")
+    (mean,) = (line for line in drawn[0].axes[0].get_lines() if line.get_label() == "SEER, frozen at 100,000 (3 runs)")
+    assert mean.get_xdata().tolist() == [20, 40, 60, 80]
+    assert mean.get_ydata() == pytest.approx([57, 77, 97, 117])
 
 
 def test_runs_are_found_below_and_grouped(tmp_path: Path) -> None:

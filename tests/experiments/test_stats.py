@@ -28,10 +28,11 @@ def test_the_interval_of_a_mean_is_that_of_all_resamples() -> None:
     """Five runs of one task have 3,125 equally likely resamples: the percentiles of their means, by enumeration."""
     scores = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     means = [np.mean(resample) for resample in itertools.product(scores, repeat=5)]
-    point, low, high = stats.curve(scores[:, None, None])
-    assert point[0] == pytest.approx(scores.mean())
-    assert low[0] == pytest.approx(np.percentile(means, 2.5), abs=0.35)
-    assert high[0] == pytest.approx(np.percentile(means, 97.5), abs=0.35)
+    mean = stats.mean(scores.tolist())
+    assert mean.point == pytest.approx(scores.mean())
+    assert mean.low == pytest.approx(np.percentile(means, 2.5), abs=0.35)
+    assert mean.high == pytest.approx(np.percentile(means, 97.5), abs=0.35)
+    assert stats.Estimate(1234.56, 0.04, 2e3).words(1) == "1,234.6 [0.0, 2,000.0]"
 
 
 def test_tasks_are_resampled_by_themselves() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from seer_rl import envs
-from seer_rl.experiments import curves, inspect, stats
+from seer_rl.experiments import curves, inspect, results, stats
 from seer_rl.experiments.paper import published
 from seer_rl.experiments.paper.experiments import FIGURES, departures, members
-from seer_rl.experiments.results import Result
+from seer_rl.experiments.results import Axis, Result
 from seer_rl.training import checkpoint
 
 LABELS = {"flops": "FLOPs (multiply-adds)", "steps": "agent steps"}
@@ -26,19 +26,13 @@ def draw(name: str, found: Sequence[Result], output: Path, progress: inspect.Pro
     Where the paper's table 1 has a score for the end of a panel's axis, it is a mark with its standard deviation.
     Raises ImportError without the extra [report].
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need the extra [report]: pip install 'seer-rl[report]'") from error
     experiment = FIGURES[name]
     if name in INSIDE:
         return draw_inside(name, found, output, progress)
     columns = min(4, len(experiment.envs))
     rows = -(-len(experiment.envs) // columns)
     departing: set[str] = set()
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(3.2 * columns + 1, 2.6 * rows + 0.8), layout="constrained")
+    with curves.canvas(3.2 * columns + 1, 2.6 * rows + 0.8) as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(experiment.envs) :]:
             axis.set_axis_off()
@@ -88,21 +82,17 @@ def draw_inside(name: str, found: Sequence[Result], output: Path, progress: insp
     return notes
 
 
-def _line(axis: Any, runs: Sequence[Result], along: Any, label: str, colour: str) -> None:
-    steps = runs[0].steps
-    for run in runs[1:]:
-        steps = np.intersect1d(steps, run.steps)
+def _line(axis: Any, runs: Sequence[Result], along: Axis, label: str, colour: str) -> None:
+    steps, table = results.common([run.series("eval/return") for run in runs])
     if not len(steps):
         return
-    x = np.mean([run.along(along, steps) for run in runs], axis=0)
-    table = np.array([[run.returns[np.isin(run.steps, steps)]] for run in runs])  # [runs, 1, points]
-    mean = table.mean((0, 1))
-    axis.plot(x, mean, color=colour, lw=1.8, marker="o", ms=3, label=label)
+    x = results.mean_along(runs, along, steps)
+    axis.plot(x, table.mean(0), color=colour, lw=1.8, marker="o", ms=3, label=label)
     if len(runs) > 1:
-        _, low, high = stats.curve(table)
+        _, low, high = stats.curve(table[:, None])
         axis.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
     for freeze in {run.freeze_step for run in runs if run.freeze_step is not None}:
-        axis.axvline(float(runs[0].along(along, np.array([float(freeze)]))[0]), color=colour, ls=":", lw=1)
+        axis.axvline(runs[0].at(along, freeze), color=colour, ls=":", lw=1)
 
 
 def _published(axis: Any, name: str, env: str, arm: int) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from seer_rl.agents.curl import CURL, CURLConfig
@@ -15,7 +14,7 @@ from seer_rl.experiments import stats
 from seer_rl.experiments.paper import published
 from seer_rl.experiments.paper.experiments import FIGURES, departures, members
 from seer_rl.experiments.results import Axis, Result, scores_at
-from seer_rl.text import visible
+from seer_rl.text import scores, visible
 
 MISSING = "-"
 
@@ -78,15 +77,15 @@ def _place(axis: Axis, at: float) -> str:
     return f"{at / 1e12:.3g}T" if axis == "flops" else f"{at:,.0f} steps"
 
 
-def cell(scores: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
+def cell(values: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
     """Our number; where no run has come that far, how far the farthest came."""
-    if scores:
-        text = f"{np.mean(scores):,.1f} ± {np.std(scores):,.1f}"
-        if len(scores) > 1:
-            _, low, high = stats.curve(np.array(scores)[:, None, None])
-            text += f" [{low[0]:,.0f}, {high[0]:,.0f}]"
-        return f"{text} ({len(scores)})"
-    ends = [float(run.along(axis, run.steps)[-1]) for run in runs if len(run.steps)]
+    if values:
+        text = scores(list(values))
+        if len(values) > 1:
+            mean = stats.mean(values)
+            text += f" [{mean.low:,.0f}, {mean.high:,.0f}]"
+        return f"{text} ({len(values)})"
+    ends = [run.at(axis, run.steps[-1]) for run in runs if len(run.steps)]
     if not ends:
         return MISSING
     return f"{MISSING} ({len(ends)}, to {_place(axis, max(ends))})"

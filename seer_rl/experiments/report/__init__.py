@@ -20,13 +20,14 @@ import seer_rl
 from seer_rl import envs
 from seer_rl.experiments import results, stats
 from seer_rl.experiments.results import Axis, Result
-from seer_rl.text import count, duration, size, visible
+from seer_rl.text import count, duration, scores, size, visible
 from seer_rl.training import build, checkpoint, files
 from seer_rl.training.play import evaluate
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 FRAMES = 8  # pictures of a film strip
 POINTS = 25  # of curves over several tasks
+MOST_POINTS = 400  # of one run's line
 STYLES, SCRIPTS = ("uPlot.min.css", "page.css"), ("uPlot.iife.min.js", "page.js")
 
 Groups = dict[str, dict[str, list[Result]]]
@@ -120,7 +121,7 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
         rows = []
         for label, values in scores.items():
             estimates = stats.aggregates(values)
-            rows.append([label, *map(_estimate, estimates.values()), f"{values.shape[0]} x {values.shape[1]}"])
+            rows.append([label, *(one.words() for one in estimates.values()), f"{values.shape[0]} x {values.shape[1]}"])
         left_out = [label for label in colours if label not in members and any(label in groups[env] for env in tasks)]
         unknown = [env for env in groups if env.startswith(suite + "/") and env not in tasks]
         names = list(scores)
@@ -131,7 +132,7 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
             "name": suite, "tasks": len(tasks), "rows": rows, "chart": chart,
             "scale": scale.words(),
             "left_out": ", ".join(left_out), "unknown": ", ".join(unknown),
-            "pairs": [(label, other, _estimate(stats.improvement(scores[label], scores[other])))
+            "pairs": [(label, other, stats.improvement(scores[label], scores[other]).words())
                       for i, label in enumerate(names) for other in names[i + 1 :]],
         })  # fmt: skip
     return suites
@@ -156,8 +157,8 @@ def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Res
     xs: dict[str, list[float | None]] = {}
     curves: dict[str, tuple[stats.Array, stats.Array, stats.Array]] = {}
     for axis in AXES:
-        ends = [run.along(axis, run.steps[-1:])[0] for runs in chosen for run in runs]
-        begins = [run.along(axis, run.steps[:1])[0] for runs in chosen for run in runs]
+        ends = [run.at(axis, run.steps[-1]) for runs in chosen for run in runs]
+        begins = [run.at(axis, run.steps[0]) for runs in chosen for run in runs]
         grid = np.linspace(max(begins), min(ends), POINTS)
         points = np.array(
             [[[stats.normalised(env, float(y)) for y in np.interp(grid, run.along(axis, run.steps), run.returns)]
@@ -176,9 +177,8 @@ def task(
     evaluated = {label: runs for label, runs in evaluated.items() if runs}
     if not evaluated:
         return {"env": env, "curve": None}
-    random = [r for runs in arms.values() for run in runs for _, r in run.metrics.get("eval/random_return", [])]
     curves = [_group(label, runs, colours[label], "eval/return") for label, runs in evaluated.items()]
-    dashed = float(np.mean(random)) if random else None
+    dashed = results.random_return(run for runs in arms.values() for run in runs)
     curve = _chart(charts, f"{env}: return", "return", 340, curves, switches=True, marks=True, random=dashed)
     curve["caption"] = f"Mean return of {next(iter(evaluated.values()))[0].config.eval.episodes} whole games."
     pair = []
@@ -186,7 +186,7 @@ def task(
         ("memory", "replay/bytes", "MB", "What the replay holds."),
         ("speed", "charts/SPS", "steps/s", "Agent steps per second in the present phase, environment included."),
     ):
-        shown = {arm: [run for run in runs if run.metrics.get(metric)] for arm, runs in evaluated.items()}
+        shown = {arm: [run for run in runs if len(run.series(metric)[0])] for arm, runs in evaluated.items()}
         shown_groups = [_group(arm, runs, colours[arm], metric) for arm, runs in shown.items() if runs]
         if shown_groups:
             pair.append(_chart(charts, f"{env}: {kind}", label, 220, shown_groups, zero=True) | {"caption": caption})
@@ -209,27 +209,21 @@ def _chart(
 
 def _group(label: str, runs: Sequence[Result], colour: int, metric: str) -> dict[str, Any]:
     """A line of a chart: its runs, and their mean where they were all measured."""
-    scale = 1e-6 if metric == "replay/bytes" else 1.0
     lines = []
     for run in runs:
-        points = run.metrics[metric]
-        if metric == "charts/SPS":  # how fast the replay fills is another question
-            points = [point for point in points if point[0] in run.trained] or points
-        points = points[:: max(1, len(points) // 400)]
-        steps = np.array([step for step, _ in points], float)
-        lines.append((run, steps, np.array([scale * value for _, value in points])))
-    common = lines[0][1]
-    for _, steps, _ in lines[1:]:
-        common = np.intersect1d(common, steps)
+        steps, values = run.series(metric)
+        few = slice(None, None, max(1, len(steps) // MOST_POINTS))
+        lines.append((steps[few], values[few]))
+    common, table = results.common(lines)
     found: dict[str, Any] = {
         "label": visible(f"{label} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"), "colour": colour,
-        "runs": [{"x": {a: _unit(a, run.along(a, steps)) for a in AXES}, "y": _plain(y)} for run, steps, y in lines],
-        "x": {axis: _unit(axis, np.mean([run.along(axis, common) for run in runs], axis=0)) for axis in AXES},
+        "runs": [{"x": {axis: _unit(axis, run.along(axis, steps)) for axis in AXES}, "y": _plain(values)}
+                 for run, (steps, values) in zip(runs, lines, strict=True)],
+        "x": {axis: _unit(axis, results.mean_along(runs, axis, common)) for axis in AXES},
         "freeze": _freeze(runs),
     }  # fmt: skip
     if len(runs) > 1 and len(common):
-        table = np.array([[y[np.isin(steps, common)]] for _, steps, y in lines])  # [runs, 1, points]
-        mean, low, high = stats.curve(table) if metric == "eval/return" else (table.mean((0, 1)),) * 3
+        mean, low, high = stats.curve(table[:, None]) if metric == "eval/return" else (table.mean(0),) * 3
         found |= {"mean": _plain(mean), "low": _plain(low), "high": _plain(high)}
     elif len(runs) > 1:
         found |= {"mean": [], "low": [], "high": []}
@@ -237,11 +231,11 @@ def _group(label: str, runs: Sequence[Result], colour: int, metric: str) -> dict
 
 
 def _freeze(runs: Sequence[Result]) -> dict[str, float | None] | None:
-    frozen = [run for run in runs if run.freeze_step is not None]
+    frozen = [(run, run.freeze_step) for run in runs if run.freeze_step is not None]
     if not frozen:
         return None
-    at = {axis: [run.along(axis, np.array([float(run.freeze_step or 0)]))[0] for run in frozen] for axis in AXES}
-    return {axis: _unit(axis, np.array([np.mean(values)]))[0] for axis, values in at.items()}
+    at = {axis: np.mean([run.at(axis, step) for run, step in frozen]) for axis in AXES}
+    return {axis: _unit(axis, np.array([mean]))[0] for axis, mean in at.items()}
 
 
 def _unit(axis: Axis, values: stats.Array) -> list[float | None]:
@@ -263,21 +257,19 @@ def costs(arms: dict[str, list[Result]]) -> list[list[str]]:
     rows = []
     for label, all_runs in arms.items():
         runs = _finished(all_runs) or all_runs
-        scores = np.array([run.returns[-1] for run in runs])
+        returns = [float(run.returns[-1]) for run in runs]
         interval = ""
         if len(runs) > 1:
-            _, low, high = stats.curve(scores[:, None, None])
-            interval = f"[{low[0]:,.1f}, {high[0]:,.1f}]"
-        last = [np.array([float(run.step)]) for run in runs]
+            mean = stats.mean(returns)
+            interval = f"[{mean.low:,.1f}, {mean.high:,.1f}]"
         flops, seconds, held = (
-            float(np.mean([run.along(axis, at)[0] for run, at in zip(runs, last, strict=True)]))
-            for axis in ("flops", "seconds", "bytes")
+            float(np.mean([run.at(axis, run.step) for run in runs])) for axis in ("flops", "seconds", "bytes")
         )
         process = max((value for run in runs for _, value in run.metrics.get("charts/process_bytes", [])), default=0)
         speeds = [_mean(values) for values in zip(*(run.speeds() for run in runs), strict=True)]
         ended = "" if all(run.has_ended for run in runs) else ", not done"
         rows.append(
-            [f"{label}{ended}", f"{scores.mean():,.1f} ± {scores.std():,.1f}", interval, str(len(runs)), count(flops),
+            [f"{label}{ended}", scores(returns), interval, str(len(runs)), count(flops),
              duration(seconds) if seconds else "", *speeds, size(held), size(process) if process else ""]
         )  # fmt: skip
     return rows
@@ -356,7 +348,3 @@ def line(result: Result) -> list[str]:
     scores = [f"{result.returns[-1]:,.1f}", f"{result.returns.max():,.1f}"] if len(result.returns) else ["", ""]
     where = "done" if result.has_ended else f"at step {result.step:,}"
     return [result.run_dir.name, str(result.config.seed), where, *scores]
-
-
-def _estimate(estimate: stats.Estimate) -> str:
-    return f"{estimate.point:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
