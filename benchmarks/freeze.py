@@ -6,13 +6,14 @@
 Observations are noise: no operation depends on what they show.
 """
 
-import re
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 import torch
 import tyro
 from rich.console import Console
@@ -23,17 +24,12 @@ from seer_rl.replay.replay import REWRITE_CHUNK
 from seer_rl.seer import freeze, views
 from seer_rl.training.config import ReplayConfig, SeerConfig
 from seer_rl.training.presets import configure
+from seer_rl.training.rehearsal import most_held
 from seer_rl.training.run import Run
 
 
-def held(what: str) -> int:
-    """Bytes of this process: VmRSS, now; VmHWM, most since `forget`."""
-    found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
-    return int(found[1]) * 1024 if found else 0
-
-
 def forget() -> None:
-    """Let VmHWM begin anew."""
+    """Let what this process held at most be counted from now on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -71,11 +67,11 @@ def main(
     images = torch.cat(views(run.agent, chunk, run.costs.copies, current=False))
     with torch.no_grad():
         forward = machine.seconds(lambda: run.agent.lower(images)) / REWRITE_CHUNK
-    bytes_before, before = run.replay.bytes_per_step, held("VmRSS")
+    bytes_before, before = run.replay.bytes_per_step, psutil.Process().memory_info().rss
     forget()
     begun = time.perf_counter()
     freeze(run.agent, run.replay, copies=copies)
-    seconds = time.perf_counter() - begun
+    seconds, most = time.perf_counter() - begun, most_held(os.getpid())
     table = Table(title=f"Freeze of {agent}, {steps:,} steps, {run.costs.copies} copies, {precision}")
     table.add_column("")
     table.add_column("", justify="right")
@@ -86,8 +82,8 @@ def main(
         "share of it": f"{forward * steps / seconds:.0%}",
         "bytes per step": f"{bytes_before:,} -> {run.replay.bytes_per_step:,}",
         "process before": f"{before / 1e6:,.0f} MB",
-        "most in the freeze": f"{held('VmHWM') / 1e6:,.0f} MB ({(held('VmHWM') - before) / 1e6:+.0f} MB)",
-        "process after": f"{held('VmRSS') / 1e6:,.0f} MB",
+        "most in the freeze": f"{most / 1e6:,.0f} MB ({(most - before) / 1e6:+.0f} MB)",
+        "process after": f"{psutil.Process().memory_info().rss / 1e6:,.0f} MB",
     }.items():
         table.add_row(name, value)
     console = Console(width=100)

@@ -34,6 +34,23 @@ def bandwidth(megabytes: int = 256) -> float:
     return 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 
+def rates() -> dict[str, float]:
+    """Operations per second of matrix products, by the type of their numbers."""
+    return {str(dtype).removeprefix("torch."): matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+
+def ceilings(rates: dict[str, float], bandwidth: float) -> str:
+    """Say what the machine can do at best."""
+    products = ", ".join(f"{name} products {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    return f"ceilings: {products}, copying {bandwidth / 1e9:.1f} GB/s"
+
+
+def spread(times: list[float]) -> str:
+    """Median (tenth to ninetieth percentile)."""
+    tenths = statistics.quantiles(times, n=10)
+    return f"{statistics.median(times):.2f} ({tenths[0]:.2f} to {tenths[-1]:.2f})"
+
+
 def name() -> str:
     """The processor and what is used of it."""
     info = Path("/proc/cpuinfo")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -158,8 +157,7 @@ def main(
             if turn == 0:
                 side.times.clear()  # the first turn warms up
 
-    rates = {str(dtype).removeprefix("torch."): machine.matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    bandwidth, alone = machine.bandwidth(), environment_rate(env)
+    rates, bandwidth, alone = machine.rates(), machine.bandwidth(), environment_rate(env)
     console = Console(width=100)
     title = f"{agent} on {env}, {precision}, {'compiled' if compile else 'not compiled'}: milliseconds, median (10% to 90%)"
     table = Table(title=title)
@@ -171,12 +169,8 @@ def main(
         table.add_row(what, *(text.format(value) for value in values), f"{ratio:.2f}x")
 
     for what in sides[0].times:
-        cells, medians = [], []
-        for side in sides:
-            tenths = statistics.quantiles(side.times[what], n=10)
-            medians.append(statistics.median(side.times[what]))
-            cells.append(f"{medians[-1]:.2f} ({tenths[0]:.2f} to {tenths[-1]:.2f})")
-        table.add_row(what, *cells, f"{medians[0] / medians[1]:.2f}x")
+        medians = [statistics.median(side.times[what]) for side in sides]
+        table.add_row(what, *(machine.spread(side.times[what]) for side in sides), f"{medians[0] / medians[1]:.2f}x")
     floors = [side.floor(rates[precision], bandwidth) for side in sides]
     row("floor of the update", floors)
     row("update / floor", [statistics.median(side.times["update"]) / f for side, f in zip(sides, floors, strict=True)])
@@ -186,9 +180,8 @@ def main(
     row("bytes per step", [side.run.replay.bytes_per_step for side in sides], "{:,.0f}")
     row("seconds to compile", [side.compiling for side in sides])
     console.print(table)
-    ceilings = ", ".join(f"{name} products {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     console.print(f"{machine.name()}", highlight=False, soft_wrap=True)
-    console.print(f"ceilings: {ceilings}, copying {bandwidth / 1e9:.1f} GB/s, environment {alone:,.0f} steps/s", soft_wrap=True)
+    console.print(f"{machine.ceilings(rates, bandwidth)}, environment {alone:,.0f} steps/s", soft_wrap=True)
     held = sum(psutil.Process(pid).memory_info().rss for side in sides for pid in side.run.pids()[1:])
     console.print(
         f"memory: {psutil.Process().memory_info().rss / 1e6:.0f} MB (both runs) + {held / 1e6:.0f} MB (both environments)"

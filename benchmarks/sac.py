@@ -144,19 +144,16 @@ def main(
             values = [1e3 * t for t in times[side][what]]
             if what == "update" and agent != "drqv2":  # of two updates, one is also the actor's
                 values = [(a + b) / 2 for a, b in zip(values[::2], values[1::2], strict=True)]
-            tenths = statistics.quantiles(values, n=10)
             medians.append(statistics.median(values))
-            cells.append(f"{medians[-1]:.2f} ({tenths[0]:.2f} to {tenths[-1]:.2f})")
+            cells.append(machine.spread(values))
         table.add_row(what, *cells, f"{medians[0] / medians[1]:.1f}x")
     costs = runs[0].costs
     operations = [costs.update(frozen)[1] for frozen in (False, True)]
     table.add_row("operations of an update", *(f"{n / 1e9:.2f}G" for n in operations), f"{operations[0] / operations[1]:.1f}x")
     table.add_row("bytes per step", *(f"{run.replay.bytes_per_step:,}" for run in runs), "")
     console.print(table)
-    rates = {str(dtype).removeprefix("torch."): machine.matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    ceilings = ", ".join(f"{name} products {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     console.print(f"{machine.name()}", highlight=False)
-    console.print(f"ceilings: {ceilings}, copying {machine.bandwidth() / 1e9:.1f} GB/s", highlight=False)
+    console.print(machine.ceilings(machine.rates(), machine.bandwidth()), highlight=False)
     console.print(f"frozen: {runs[1].replay.size} steps, {copies} copies each, in {freezing:.2f} s", highlight=False)
     for run in runs:
         run.close()

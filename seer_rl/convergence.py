@@ -191,7 +191,7 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
     """
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"similarity needs the same samples on both sides, 4 or more, not {len(x)} and {len(y)}")
-    a, b = _centred(x), _centred(y)
+    a, b = centred(x), centred(y)
     norms = _hsic(a, a) * _hsic(b, b)
     return float(min(max(_hsic(a, b) / norms**0.5, 0.0), 1.0)) if norms > 0 else 0.0
 
@@ -211,5 +211,6 @@ def _hsic(x: torch.Tensor, y: torch.Tensor) -> float:
     return float((trace + sums - 2 / (n - 2) * (rows_k @ rows_l)) / (n * (n - 3)))
 
 
-def _centred(x: torch.Tensor) -> torch.Tensor:
+def centred(x: torch.Tensor) -> torch.Tensor:
+    """Give x [n, p] in float64, each column less its mean."""
     return x.double() - x.double().mean(dim=0)

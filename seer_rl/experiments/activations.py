@@ -12,6 +12,7 @@ from torch import nn
 
 from seer_rl.agents.base import Modular
 from seer_rl.agents.networks import NoisyLinear
+from seer_rl.convergence import centred
 
 VARIANCE = 0.99  # of each layer, which SVCCA keeps
 
@@ -71,16 +72,12 @@ def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float
     """
     if len(x) != len(y):
         raise ValueError(f"similarity needs the same samples on both sides, not {len(x)} and {len(y)}")
-    a, b = _directions(_centred(x), variance), _directions(_centred(y), variance)
+    a, b = _directions(centred(x), variance), _directions(centred(y), variance)
     if not a.shape[1] or not b.shape[1]:
         return 0.0
     if len(x) < 2 * (a.shape[1] + b.shape[1]):
         raise ValueError(f"{len(x)} samples are too few for {a.shape[1]} and {b.shape[1]} directions: use twice their sum")
     return float(torch.linalg.svdvals(a.T @ b).clamp(max=1).mean())
-
-
-def _centred(x: torch.Tensor) -> torch.Tensor:
-    return x.double() - x.double().mean(dim=0)
 
 
 def _directions(x: torch.Tensor, variance: float) -> torch.Tensor:

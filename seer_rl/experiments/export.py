@@ -1,5 +1,6 @@
 """An agent's policy as one ONNX file, for machines without PyTorch: images in, action out, everything between included."""
 
+import itertools
 import logging
 import time
 import warnings
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from seer_rl.agents.base import Agent
+from seer_rl.experiments.inspect import met
 from seer_rl.training import files
 
 TOLERANCE = 1e-4  # between the file's outputs and the agent's
@@ -80,9 +82,4 @@ def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) 
 def observations(env: gym.Env[Any, Any], count: int, seed: int = 0) -> Iterable[NDArray[np.uint8]]:
     """`count` observations of a random player."""
     env.action_space.seed(seed)
-    obs, _ = env.reset(seed=seed)
-    for _ in range(count):
-        yield obs
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        if terminated or truncated:
-            obs, _ = env.reset()
+    return itertools.islice(met(lambda _: env.action_space.sample(), env, seed), count)

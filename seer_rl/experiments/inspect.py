@@ -10,7 +10,7 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,16 +99,19 @@ def kept(path: Path, shape: tuple[int, ...]) -> Image:
 
 def seen(act: Any, env: gym.Env[Any, Any], count: int, progress: Progress = silent) -> list[Image]:
     """`count` observations of whole games, a stack's length apart."""
-    observations: list[Image] = []
     apart = frames_in(env)
-    obs, _ = env.reset(seed=SEED)
-    for step in progress(range(count * apart), f"{count} observations"):
-        if step % apart == 0:
-            observations.append(obs)
+    steps = progress(range(count * apart), f"{count} observations")
+    return [obs for step, obs in zip(steps, met(act, env, SEED), strict=False) if step % apart == 0]
+
+
+def met(act: Callable[[torch.Tensor], Any], env: gym.Env[Any, Any], seed: int) -> Iterator[Image]:
+    """Give the observations [C, H, W] of games without end, in which `act` gives an action for each, [1, C, H, W]."""
+    obs, _ = env.reset(seed=seed)
+    while True:
+        yield obs
         obs, _, terminated, truncated, _ = env.step(act(torch.from_numpy(obs)[None]))
         if terminated or truncated:
             obs, _ = env.reset()
-    return observations
 
 
 def activations(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
@@ -196,21 +199,19 @@ def overlaid(image: Image, attention: NDArray[np.float32]) -> Image:
 
 def draw_attention(rows: list[Row], output: Path, title: str) -> None:
     """The frames, and to the right of each where was looked at it, snapshot after snapshot."""
-    from matplotlib.figure import Figure
-
     columns = 1 + max(len(row.steps) for row in rows)
-    figure = Figure(figsize=(1.35 * columns, 1.5 * len(rows) + 0.5), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for line, row in zip(axes, rows, strict=True):
-        line[0].imshow(row.image)
-        line[0].set_title(row.name, fontsize=6)
-        for axis, step, one in zip(line[1:], row.steps, row.maps, strict=False):
-            axis.imshow(overlaid(row.image, one))
-            axis.set_title(f"step {step:,}", fontsize=6)
-    figure.suptitle(title, fontsize=9)
-    curves.write(figure, output, dpi=150)
+    with curves.canvas(1.35 * columns, 1.5 * len(rows) + 0.5) as figure:
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for line, row in zip(axes, rows, strict=True):
+            line[0].imshow(row.image)
+            line[0].set_title(row.name, fontsize=6)
+            for axis, step, one in zip(line[1:], row.steps, row.maps, strict=False):
+                axis.imshow(overlaid(row.image, one))
+                axis.set_title(f"step {step:,}", fontsize=6)
+        figure.suptitle(title, fontsize=9)
+        curves.write(figure, output, dpi=150)
 
 
 def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None:
@@ -294,17 +295,15 @@ def table(found: Similarity) -> str:
 def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> None:
     """SVCCA to the left, CKA to the right; a line per layer, the lower the darker; dotted: T_f."""
     import matplotlib
-    from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
+    with curves.canvas(11, 3.6) as figure:
         for axis, which, title in zip(figure.subplots(1, 2), (1, 2), ("SVCCA", "linear CKA"), strict=True):
             for i, (name, series) in enumerate(found.items()):
                 colour = matplotlib.colormaps["viridis"](i / len(found))
                 points = [row[which] for row in series]
                 axis.plot([row[0] for row in series], points, color=colour, marker="o", ms=3, lw=1.5, label=name)
-            for freeze, _ in metrics(run).get("seer/freeze_step", []):
-                axis.axvline(freeze, color="0.4", ls=":", lw=1.2)
+            for step in frozen_at(run).values():
+                axis.axvline(step, color="0.4", ls=":", lw=1.2)
             axis.set(xlabel="agent steps", ylabel=f"{title} with {lag:,} steps earlier")
             axis.set_ylim(top=1.005)
             axis.set_xlim(left=0)
@@ -361,13 +360,9 @@ class Column:
 
 def draw_signals(columns: Sequence[Column], output: Path) -> None:
     """A column per run, a row per signal, a vertical line per mark: the same name, the same colour."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     rows = [*PANELS, *(["ahead"] if any(column.ahead for column in columns) else [])]
     names = list(dict.fromkeys(name for column in columns for name in column.marks))
-    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(1.6 + 3.3 * len(columns), 1.15 * len(rows) + 0.8), layout="constrained")
+    with curves.canvas(1.6 + 3.3 * len(columns), 1.15 * len(rows) + 0.8, font=8) as figure:
         axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row", squeeze=False)
         for j, column in enumerate(columns):
             for i, row in enumerate(rows):
