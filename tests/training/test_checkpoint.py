@@ -19,7 +19,6 @@ import pytest
 import torch
 from dm_control import suite
 
-from benchmarks import shared
 from seer_rl import envs
 from seer_rl.agents.curl import CURLConfig
 from seer_rl.agents.drqv2 import DrQv2Config
@@ -34,6 +33,7 @@ from seer_rl.training.config import AnalysisConfig, EvalConfig, ReplayConfig, Se
 from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.files import Folder
 from seer_rl.training.run import Run, Stopped
+from studies import shared
 
 ATARI = TrainConfig(
     "atari/qbert",

@@ -1,7 +1,7 @@
 """When rules for freezing would have frozen, on the signals of trainings that were measured to their end and never frozen.
 
-    seer sweep docs/signals.toml --jobs 2
-    python -m benchmarks.rules runs/signals/* --output docs/signals.png
+    seer sweep studies/signals.toml --jobs 2
+    python -m studies.rules runs/signals/* --output docs/signals.png
 
 Beside this package's rule stand the ideas of three published ones, on the same signals. They were made to freeze many layers,
 one after the other, in supervised training; here there is one thing to freeze, and their thresholds are adapted as said below.
@@ -18,10 +18,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from seer_rl.agents.augment import center_crop
 from seer_rl.convergence import EVERY, Signals, converged, linear_cka
 from seer_rl.experiments.inspect import Column, at, draw_signals, probe, recorded
 from seer_rl.training import build, checkpoint
+from studies.dtypes import embed
 
 NEVER = 10**12
 Rule = Callable[[Sequence[Signals]], bool]
@@ -76,11 +76,10 @@ def towards_the_end(run: Path) -> dict[int, float]:
     config = checkpoint.load_config(run)
     agent, env = build.trained(run, config)
     env.close()
-    images = center_crop(torch.from_numpy(probe(run)), agent.obs_shape[-1])
+    images = torch.from_numpy(probe(run))
 
     def embeddings(step: int) -> torch.Tensor:
-        with torch.no_grad():
-            return torch.cat([at(run, step, agent, config).lower(chunk) for chunk in torch.split(images, 100)]).flatten(1)
+        return embed(at(run, step, agent, config), images).flatten(1)
 
     last = embeddings(steps[-1])
     return {step: linear_cka(embeddings(step), last) for step in steps}

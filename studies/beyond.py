@@ -1,9 +1,9 @@
 """The tables and the picture of docs/beyond.md, from the runs of its study, finished or not.
 
-    seer sweep docs/beyond.toml --jobs 2
-    python -m benchmarks.beyond runs/beyond --output docs/beyond.png
-    seer sweep docs/spend.toml --jobs 2
-    python -m benchmarks.beyond runs/beyond runs/spend --reference ratio-3
+    seer sweep studies/beyond.toml --jobs 2
+    python -m studies.beyond runs/beyond --output docs/beyond.png
+    seer sweep studies/spend.toml --jobs 2
+    python -m studies.beyond runs/beyond runs/spend --reference ratio-3
 
 Returns are those of the last evaluation of runs that have ended; the mean of all evaluations in their second half, because one,
 ten games, says little; and those at the operations of the cheapest run of the game. A last table has each arm beside the
@@ -14,16 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from seer_rl.convergence import converged
-from seer_rl.experiments import stats
+from seer_rl.experiments import curves, stats
 from seer_rl.experiments.inspect import recorded
-from seer_rl.experiments.results import Result, find, group, scores_at
+from seer_rl.experiments.results import Result, common, find, group, mean_along, scores_at
 from seer_rl.text import count
 
 Arms = dict[str, list[Result]]
@@ -43,19 +41,12 @@ def head(cells: Sequence[str]) -> None:
 
 def estimate(scores: Sequence[float]) -> str:
     """Mean, and its interval where there are several."""
-    if len(scores) < 2:
-        return f"{np.mean(scores):,.0f}"
-    mean, low, high = (float(one[0]) for one in stats.curve(np.array(scores)[:, None, None]))
-    return f"{mean:,.0f} [{low:,.0f}, {high:,.0f}]"
+    return f"{np.mean(scores):,.0f}" if len(scores) < 2 else stats.mean(scores).words(0)
 
 
 def total(run: Result) -> float:
     """Operations of the whole run, as the paper counts them."""
-    return float(run.along("flops", run.steps)[-1])
-
-
-def interval(one: stats.Estimate, digits: int = 3) -> str:
-    return f"{one.point:.{digits}f} [{one.low:.{digits}f}, {one.high:.{digits}f}]"
+    return run.at("flops", run.steps[-1])
 
 
 def last_return(run: Result) -> float:
@@ -76,10 +67,7 @@ def of_game(env: str, arms: Arms) -> None:
     for name, runs in arms.items():
         returns = list(map(last_return, runs))
         then = scores_at(runs, "flops", least)
-        end = [np.array([float(run.config.steps)]) for run in runs]
-        flops, seconds = (
-            np.mean([run.along(axis, at)[0] for run, at in zip(runs, end, strict=True)]) for axis in ("flops", "seconds")
-        )
+        flops, seconds = (np.mean([run.at(axis, run.config.steps) for run in runs]) for axis in ("flops", "seconds"))
         held, size = (np.mean([run.metrics[f"replay/{which}"][-1][1] for run in runs]) for which in ("steps", "bytes_per_step"))
         each = " ".join(f"{one:,.0f}" for one in returns)
         scores = [estimate(returns), each, estimate(list(map(second_half, runs))), estimate(then)]
@@ -113,7 +101,7 @@ def across(games: dict[str, Arms], names: list[str], reference: str) -> dict[str
 
     def better(name: str, of: Callable[[Result], float]) -> str:
         known = reference in names and name != reference
-        return interval(stats.improvement(normalised(name, of), normalised(reference, of)), digits=2) if known else ""
+        return stats.improvement(normalised(name, of), normalised(reference, of)).words(2) if known else ""
 
     than = f"better than {reference} [95%]"
     head([f"{len(whole)} games, {seeds} seeds", "IQM [95%]", "mean [95%]", than, "second half: IQM [95%]", than])
@@ -121,8 +109,8 @@ def across(games: dict[str, Arms], names: list[str], reference: str) -> dict[str
     for name in names:
         last, later = (stats.aggregates(normalised(name, of)) for of in (last_return, second_half))
         found[name] = last["IQM"]
-        row([name, interval(last["IQM"]), interval(last["mean"]), better(name, last_return),
-             interval(later["IQM"]), better(name, second_half)])  # fmt: skip
+        row([name, last["IQM"].words(), last["mean"].words(), better(name, last_return),
+             later["IQM"].words(), better(name, second_half)])  # fmt: skip
     return found
 
 
@@ -142,15 +130,13 @@ def equal(games: dict[str, Arms], reference: str) -> None:
 
 def draw(games: dict[str, Arms], names: list[str], iqm: dict[str, stats.Estimate], output: Path) -> None:
     """Returns along steps and along operations of every game, mean and interval; ticks: T_f. To the right the IQM."""
-    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(3.2 * len(games) + 2.4, 5.2), layout="constrained")
+    with curves.canvas(3.2 * len(games) + 2.4, 5.2, font=8) as figure:
         axes = figure.subplots(2, len(games) + 1, squeeze=False, width_ratios=[1] * len(games) + [0.7])
         for j, (env, arms) in enumerate(games.items()):
             for name, runs in arms.items():
-                colour, steps = f"C{names.index(name)}", runs[0].steps
-                runs = [run for run in runs if len(run.steps) == len(steps)]
-                mean, low, high = stats.curve(np.array([run.returns for run in runs])[:, None, :])
-                flops = np.mean([run.along("flops", steps) for run in runs], axis=0)
+                colour, (steps, table) = f"C{names.index(name)}", common([run.series("eval/return") for run in runs])
+                mean, low, high = stats.curve(table[:, None])
+                flops = mean_along(runs, "flops", steps)
                 for axis, x in ((axes[0, j], steps / 1e3), (axes[1, j], flops / 1e12)):
                     axis.plot(x, mean, color=colour, marker="o", ms=3, lw=1.3, label=name)
                     axis.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
@@ -174,7 +160,7 @@ def draw(games: dict[str, Arms], names: list[str], iqm: dict[str, stats.Estimate
         axes[1, -1].set_axis_off()
         lines = {arm: line for axis in axes[0, :-1] for line, arm in zip(*axis.get_legend_handles_labels(), strict=True)}
         axes[1, -1].legend(lines.values(), lines.keys(), frameon=False, loc="center left")
-        figure.savefig(output, dpi=130)
+        curves.write(figure, output)
 
 
 def main(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path | None = None, reference: str = "fixed") -> None:

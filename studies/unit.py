@@ -1,9 +1,9 @@
 """One unit of a study whose arms share their beginning: a game and a seed, both arms, in one sitting on one machine.
 
-    python -m benchmarks.unit docs/table1.toml atari/private_eye 1 --output runs/table1
+    python -m studies.unit studies/table1.toml atari/private_eye 1 --output runs/table1
 
 The arm `never` runs from the beginning; at the step at which another arm freezes, that one goes on from its checkpoint, beside
-it (`benchmarks.shared`). Called again after a stop, it goes on with both.
+it (`studies.shared`). Called again after a stop, it goes on with both.
 """
 
 import sys
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.shared import TRUNK, branch, leaves
 from seer_rl.commands.sweep import Options, plan
 from seer_rl.experiments import worker
 from seer_rl.experiments.sweep import configs
 from seer_rl.training import checkpoint
+from studies.shared import TRUNK, branch, leaves
 
 
 def main(

@@ -1,7 +1,7 @@
 """Give the runs of a study the beginning that they share, so that it is computed once. Beside the sweep:
 
-    seer sweep docs/beyond.toml --jobs 2 &
-    python -m benchmarks.shared docs/beyond.toml docs/spend.toml
+    seer sweep studies/beyond.toml --jobs 2 &
+    python -m studies.shared studies/beyond.toml studies/spend.toml
 
 Runs of one environment and seed are the same, bit for bit, until one of them freezes its encoder. The plans' arm `never` says
 when: its recorded signals are what an automatic freeze reads. Its checkpoint of that moment becomes the first one of every

@@ -1,7 +1,7 @@
 """What storing embeddings in fewer bytes does to an agent's losses, on real transitions of an agent that has learnt.
 
-    python -m benchmarks.dtypes                                                                # Rainbow, Alien, 20,000 steps
-    python -m benchmarks.dtypes --env dmc/cartpole-swingup --steps 3000 --batch-size 32        # CURL
+    python -m studies.dtypes                                                                # Rainbow, Alien, 20,000 steps
+    python -m studies.dtypes --env dmc/cartpole-swingup --steps 3000 --batch-size 32        # CURL
 
 It trains an agent on images, then computes the losses of the same transitions on embeddings as they are, and as each dtype
 gives them back. The grids of the integers are made from another sample of the replay.
