@@ -107,19 +107,20 @@ def load_snapshot(run_dir: Path, step: int, agent: Agent, config: TrainConfig) -
 
 def _load_weights(path: Path, agent: Agent, config: TrainConfig, wanted: dict[str, torch.Tensor]) -> None:
     found, about = weights.load(path, HEADER, agents=True)
-    shapes, kind = {name: tensor.shape for name, tensor in wanted.items()}, name_of(config.agent)
-    if about.get("agent") != kind or {name: tensor.shape for name, tensor in found.items()} != shapes:
-        whose = f"a {about.get('agent', 'nameless')} agent for {about.get('env', 'no known environment')}"
-        raise ValueError(f"{path} holds {whose}, but the settings beside it are those of {kind} for {config.env}")
+    kind, shapes = name_of(config.agent), {name: tensor.shape for name, tensor in wanted.items()}
     theirs, ours = about.get("settings", {}), identity(config, frozen=True)  # version 0.1.0 wrote none
     if not isinstance(theirs, dict):
         raise ValueError(f"{path} is damaged: its settings are no table")
-    for name in sorted(theirs.keys() - ({f"environment.{former}" for former in FORMER} - ours.keys())):
-        if theirs[name] != ours.get(name):
-            raise ValueError(
-                f"{path} is of a run whose {name} is {theirs[name]!r}, but the settings beside it say {ours.get(name)!r}: "
-                "put the files of one run together again"
-            )
+    if about.get("agent") == kind:
+        for name in sorted(theirs.keys() - ({f"environment.{former}" for former in FORMER} - ours.keys())):
+            if theirs[name] != ours.get(name):
+                raise ValueError(
+                    f"{path} is of a run whose {name} is {theirs[name]!r}, but the settings beside it say {ours.get(name)!r}: "
+                    "put the files of one run together again"
+                )
+    if about.get("agent") != kind or {name: tensor.shape for name, tensor in found.items()} != shapes:
+        whose = f"a {about.get('agent', 'nameless')} agent for {about.get('env', 'no known environment')}"
+        raise ValueError(f"{path} holds {whose}, but the settings beside it are those of {kind} for {config.env}")
     try:
         set_scale(agent, about.get("scale", FIRST_SCALE))
     except ValueError as error:
