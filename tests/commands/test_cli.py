@@ -235,7 +235,7 @@ def test_a_plan_that_cannot_be_meant_is_refused(
         (lambda run: other_agent(run), "holds a dqn agent for atari/pong"),
         (
             lambda run: (run / "config.toml").write_text((run / "config.toml").read_text("utf-8").replace("qbert", "alien")),
-            "holds a rainbow",
+            "is of a run whose env is",
         ),
     ],
     ids=["code", "cut", "missing", "config", "other agent", "other game"],
