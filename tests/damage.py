@@ -197,8 +197,8 @@ def undamaged(runs: dict[str, Path], directory: Path) -> dict[tuple[str, str], A
             shutil.copytree(source, run_dir)
             out.mkdir()
             code, said, errors = call(words, run_dir, out)
-            if "Traceback" in errors:
-                raise Wrong(f"{command} on the undamaged {name} run: {errors}")
+            if "Traceback" in errors or code not in (0, 1, 2):  # such as 143: somebody stopped it
+                raise Wrong(f"{command} on the undamaged {name} run ended with code {code}: {errors}")
             expected[name, command] = result(command, run_dir, out, said) if code == 0 else None
             shutil.rmtree(run_dir)
             shutil.rmtree(out)

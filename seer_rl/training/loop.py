@@ -148,7 +148,7 @@ def _train(run: Run, tell: Callable[[Event | Metrics], None]) -> None:
         for event in events(run):
             tell(event)
     except Stopped:
-        if event is not Event.FREEZING:  # before a freeze there is always a checkpoint
+        if event is not Event.FREEZING and run.env:  # before a freeze there is a checkpoint; before the first episode, nothing
             tell(Event.SAVING)
         raise
     except EnvironmentFailed as error:

@@ -26,12 +26,6 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What commands set in the environment is undone."""
-    monkeypatch.setenv(outside.TRUSTED, "")
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("iqn") / "straight"

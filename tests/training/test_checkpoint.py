@@ -308,6 +308,39 @@ def test_a_checkpoint_with_code_in_it_runs_none(stopped: Path, tmp_path: Path, m
     assert not (tmp_path / "hacked").exists()
 
 
+def test_a_stop_before_the_first_step_leaves_a_run_that_begins_again(tmp_path: Path) -> None:
+    """In the random player's games there is no environment to save yet."""
+    run = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run"))
+
+    def stop(run: Run, event: Event | Metrics) -> None:
+        run.stopping = event is Event.RANDOM_GAMES
+
+    with pytest.raises(Stopped):
+        loop.train(run, stop)
+    assert run.saved is None
+    assert checkpoint.newest(tmp_path / "run") is None
+    said: list[str] = []
+    again = loop.resume(tmp_path / "run", said.append)
+    again.close()
+    assert again.step == 0
+    assert said == [f"{tmp_path / 'run'} has no checkpoint yet: it begins again"]
+
+
+def test_a_stop_in_the_freeze_goes_back_to_the_step_before_it(tmp_path: Path) -> None:
+    """It leaves agent and replay useless: the checkpoint that was written right before is what there is."""
+    config = dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=1000)
+
+    def stop(run: Run, event: Event | Metrics) -> None:
+        run.stopping = event is Event.FREEZING
+
+    with pytest.raises(Stopped):
+        loop.train(Run(config), stop)
+    run = loop.resume(tmp_path / "run", pytest.fail)
+    assert (run.step, run.frozen) == (config.seer.freeze_step, False)
+    loop.train(run)
+    assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(ATARI, run_dir=tmp_path / "run", checkpoint_every=40)
     write, full = Folder.write, False
