@@ -78,8 +78,16 @@ def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
     # The defaults, and with the agent its settings, depend on the environment, which only tyro can tell from the settings'
     # values; and on --transfer. So a guess comes first, and is corrected.
     before = dict(zip(rest, ["", *rest], strict=False))
-    named = [word for word in rest if re.match(rf"({'|'.join(family.name for family in FAMILIES)}|[\w.]+:\w+)/", word)]
-    guess = min(named, key=lambda word: before[word].startswith("--") and "=" not in before[word], default="")
+
+    def may_be_a_value(word: str) -> bool:
+        return before[word].startswith("--") and "=" not in before[word]
+
+    def may_be_an_environment(word: str) -> bool:
+        head, slash, _ = word.partition("/")
+        outsider = bool(re.fullmatch(r"[\w.]+:\w+", head)) and not may_be_a_value(word)  # a label of that form imports nothing
+        return bool(slash) and (outsider or head in {family.name for family in FAMILIES})
+
+    guess = min(filter(may_be_an_environment, rest), key=may_be_a_value, default="")
     if trusting:
         outside.trust(guess.partition("/")[0])
     try:

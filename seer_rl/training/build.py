@@ -36,9 +36,10 @@ def choose_device(name: str) -> torch.device:
 
 def env_settings(config: TrainConfig) -> EnvConfig:
     """Return those of `config`, with frames of the size that its agent is made for: 84, which others crop from 100."""
+    if getattr(config.environment, "size", 0) is not None:  # chosen, or no setting of the family
+        return config.environment
     size: Any = {"size": 100 if hasattr(config.agent, "crop") else 84}
-    chosen = getattr(config.environment, "size", 0) is not None
-    return config.environment if chosen else replace(config.environment, **size)
+    return replace(config.environment, **size)
 
 
 def make_env(config: TrainConfig, training: bool, render_mode: str | None = None) -> gym.Env[Any, Any]:

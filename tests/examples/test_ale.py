@@ -1,6 +1,7 @@
 """A family of environments from outside, in one file: every command with it, and what runs without state do."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,14 @@ def test_what_is_no_family_is_refused(name: str, words: str, tmp_path: Path, cap
     assert words in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_only_the_environment_is_the_users_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory or a label that looks like such a name imports nothing."""
+    for option in ("--run-dir", "--label"):
+        assert main(["train", "--preset", "quick", "--steps", "1", option, "examples.nowhere:FAMILY/x"]) == 2
+        assert "--seer.freeze-step 8,000 lies beyond the run of 1 steps" in capsys.readouterr().err
+        assert "nowhere" not in os.environ[outside.TRUSTED]
 
 
 def test_an_environment_that_does_not_keep_the_contract_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
