@@ -67,12 +67,12 @@ def make(name: str, training: bool, settings: EnvConfig | None = None, render_mo
 
 
 def scale(name: str) -> Scale | None:
-    """Return the scale of an environment's scores; None where it is not known, or the environment's name is not."""
+    """Return the scale of an environment's scores; None where it is not known, or the environment's family is not."""
     try:
-        family, task = find(name)
+        family = family_of(name)
     except ValueError:
         return None
-    return family.scale(task)
+    return family.scale(name.partition("/")[2]) if family else None
 
 
 def plain(name: str) -> str:
