@@ -39,6 +39,7 @@ def main(
     copies: int = 4,
     threads: int = 1,
     precision: Literal["float32", "bfloat16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Print the table.
 
@@ -48,10 +49,17 @@ def main(
         copies: K, of an agent that augments.
         threads: CPU threads.
         precision: Of the encoder's products.
+        device: Of the encoder; auto: cuda where there is one.
     """
     env = "atari/alien" if agent == "rainbow" else "dmc/cartpole-swingup"
     config = replace(
-        configure(env, agent), steps=2 * steps, seer=SeerConfig(steps), precision=precision, threads=threads, compile=False
+        configure(env, agent),
+        steps=2 * steps,
+        seer=SeerConfig(steps),
+        precision=precision,
+        threads=threads,
+        compile=False,
+        device=device,
     )
     run = Run(replace(config, replay=ReplayConfig(capacity=steps)))
     space, actions = run.eval_env.observation_space, run.eval_env.action_space
@@ -63,10 +71,10 @@ def main(
             run.replay.begin(frames[0])
     run.close()
 
-    chunk = torch.from_numpy(frames[:REWRITE_CHUNK])
+    chunk = torch.from_numpy(frames[:REWRITE_CHUNK]).to(run.device)
     images = torch.cat(views(run.agent, chunk, run.costs.copies, current=False))
     with torch.no_grad():
-        forward = machine.seconds(lambda: run.agent.lower(images)) / REWRITE_CHUNK
+        forward = machine.seconds(lambda: run.agent.lower(images), run.device) / REWRITE_CHUNK
     bytes_before, before = run.replay.bytes_per_step, psutil.Process().memory_info().rss
     forget()
     begun = time.perf_counter()
@@ -88,7 +96,7 @@ def main(
         table.add_row(name, value)
     console = Console(width=100)
     console.print(table)
-    console.print(machine.name(), highlight=False, soft_wrap=True)
+    console.print(machine.name(run.device), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python -m benchmarks.rainbow                                        # Alien, one thread, as `seer train` runs it
     python -m benchmarks.rainbow --threads 2
     python -m benchmarks.rainbow --precision bfloat16                  # with products in bfloat16
+    python -m benchmarks.rainbow --device cuda                         # every piece waits for the GPU, so no two overlap
     python -m benchmarks.rainbow --agent dqn --peer                     # beside Stable-Baselines3's DQN (pip install it first)
 
 The two sides take turns, so that whatever slows the machine otherwise slows both.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +47,7 @@ class Side:
     def timed(self, what: str, work: Callable[[], Any]) -> Any:
         begun = time.perf_counter()
         result = work()
+        machine.finish(self.run.device)
         self.times.setdefault(what, []).append(1e3 * (time.perf_counter() - begun))
         return result
 
@@ -53,9 +56,9 @@ class Side:
         run = self.run
         assert run.env
         begun = time.perf_counter()
-        action = self.timed("act", lambda: chosen(run.agent.act(run.replay.observation)))
+        action = self.timed("act", lambda: chosen(run.agent.act(run.replay.observation.to(run.device))))
         run.env.step_async(action)
-        batch = self.timed("sample", lambda: run.replay.sample(run.batch_size))
+        batch = self.timed("sample", lambda: run.replay.sample(run.batch_size).to(run.device))
         self.timed("update", lambda: run.agent.update(batch))
         obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.step_wait)
         self.timed("store", lambda: run.replay.add(action, reward, terminated, truncated, obs))
@@ -106,13 +109,13 @@ def environment_rate(name: str, steps: int = 2_000) -> float:
         return steps / (time.perf_counter() - begun)
 
 
-def peer_rate(name: str, batch_size: int, steps: int = 1_500) -> float:
+def peer_rate(name: str, batch_size: int, device: torch.device, steps: int = 1_500) -> float:
     """Steps per second of Stable-Baselines3's DQN on the same environment, network (Nature CNN) and batch."""
     from stable_baselines3 import DQN
 
     with closing(envs.make(name, training=True)) as env:
         model = DQN(
-            "CnnPolicy", env, batch_size=batch_size, buffer_size=10_000, learning_starts=500, train_freq=1, device="cpu"
+            "CnnPolicy", env, batch_size=batch_size, buffer_size=10_000, learning_starts=500, train_freq=1, device=device
         )
         model.learn(600)
         begun = time.perf_counter()
@@ -127,6 +130,7 @@ def main(
     precision: Literal["float32", "bfloat16"] = "float32",
     compile: bool = True,
     peer: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Print the table.
 
@@ -137,6 +141,7 @@ def main(
         precision: Of the products.
         compile: Compile the losses.
         peer: Also time Stable-Baselines3's DQN.
+        device: Of the agent; auto: cuda where there is one.
     """
     config = configure(env, agent)
     config = replace(
@@ -148,6 +153,7 @@ def main(
         precision=precision,
         threads=threads,
         compile=compile,
+        device=device,
     )
     sides = [prepare(config, frozen) for frozen in (False, True)]
     for turn in range(ROUNDS):
@@ -157,7 +163,8 @@ def main(
             if turn == 0:
                 side.times.clear()  # the first turn warms up
 
-    rates, bandwidth, alone = machine.rates(), machine.bandwidth(), environment_rate(env)
+    where = sides[0].run.device
+    rates, bandwidth, alone = machine.rates(where), machine.bandwidth(where), environment_rate(env)
     console = Console(width=100)
     title = f"{agent} on {env}, {precision}, {'compiled' if compile else 'not compiled'}: milliseconds, median (10% to 90%)"
     table = Table(title=title)
@@ -180,7 +187,7 @@ def main(
     row("bytes per step", [side.run.replay.bytes_per_step for side in sides], "{:,.0f}")
     row("seconds to compile", [side.compiling for side in sides])
     console.print(table)
-    console.print(f"{machine.name()}", highlight=False, soft_wrap=True)
+    console.print(f"{machine.name(where)}", highlight=False, soft_wrap=True)
     console.print(f"{machine.ceilings(rates, bandwidth)}, environment {alone:,.0f} steps/s", soft_wrap=True)
     held = sum(psutil.Process(pid).memory_info().rss for side in sides for pid in side.run.pids()[1:])
     console.print(
@@ -189,9 +196,8 @@ def main(
     for side in sides:
         side.run.close()
     if peer:
-        console.print(
-            f"Stable-Baselines3 DQN, batch {config.agent.batch_size}: {peer_rate(env, config.agent.batch_size):.0f} steps/s"
-        )
+        batch_size = config.agent.batch_size
+        console.print(f"Stable-Baselines3 DQN, batch {batch_size}: {peer_rate(env, batch_size, where):.0f} steps/s")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ from seer_rl.training.run import Run
 ROUNDS = 12
 
 
-def peer_updates(name: str, batch_size: int, crop: int, embedding: int, hidden: int, count: int = 8) -> list[float]:
+def peer_updates(
+    name: str, batch_size: int, crop: int, embedding: int, hidden: int, device: torch.device, count: int = 8
+) -> list[float]:
     """Seconds of single updates of Stable-Baselines3's SAC with its CnnPolicy on the same environment, batch and network.
 
     The encoder is ours, on the middle of the image; actor and critic share it.
@@ -62,7 +64,7 @@ def peer_updates(name: str, batch_size: int, crop: int, embedding: int, hidden: 
             "share_features_extractor": True,
             "net_arch": [hidden, hidden],
         }
-        model = SAC("CnnPolicy", env, policy_kwargs=policy, buffer_size=1_000, learning_starts=300, device="cpu")
+        model = SAC("CnnPolicy", env, policy_kwargs=policy, buffer_size=1_000, learning_starts=300, device=device)
         model.learn(300)
         times = []
         for _ in range(2 + count):
@@ -81,6 +83,7 @@ def main(
     copies: int = 4,
     steps: int = 600,
     peer: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Print the table.
 
@@ -93,6 +96,7 @@ def main(
         copies: K.
         steps: In the replay.
         peer: Also time Stable-Baselines3's SAC.
+        device: Of the agent; auto: cuda where there is one.
     """
     config = configure(env, agent)
     config = replace(
@@ -102,9 +106,11 @@ def main(
         seer=SeerConfig(freeze_step=5_000, copies=copies),
         precision=precision,
         threads=threads,
+        device=device,
     )
     console = Console()
     runs = [Run(config) for _ in range(2)]
+    where = runs[0].device
     rng = np.random.default_rng(0)
     shape = runs[0].eval_env.observation_space.shape or ()
     frames = rng.integers(0, 256, (64, *shape), dtype=np.uint8)
@@ -115,6 +121,7 @@ def main(
             run.replay.add(actions[i % 64], 0.0, False, False, frames[i % 64])
     begun = time.perf_counter()
     freeze(runs[1].agent, runs[1].replay, copies=copies)
+    machine.finish(where)
     freezing = time.perf_counter() - begun
     runs[1].frozen_at = 0
 
@@ -123,15 +130,16 @@ def main(
     def timed(side: int, what: str, work: object) -> None:
         begun = time.perf_counter()
         work()  # type: ignore[operator]
+        machine.finish(where)
         times[side].setdefault(what, []).append(time.perf_counter() - begun)
 
     for turn in range(ROUNDS):
         for side, run in enumerate(runs):
             for i in range(2 if side == 0 else 20):
-                timed(side, "sample", lambda run=run: setattr(run, "batch", run.replay.sample(batch_size)))
+                timed(side, "sample", lambda run=run: setattr(run, "batch", run.replay.sample(batch_size).to(where)))
                 timed(side, "update", lambda run=run: run.agent.update(run.batch))
                 timed(side, "store", lambda run=run, i=i: run.replay.add(actions[i], 0.0, False, False, frames[i]))
-                timed(side, "act", lambda run=run: run.agent.act(run.replay.observation))
+                timed(side, "act", lambda run=run: run.agent.act(run.replay.observation.to(where)))
         if turn == 0:
             times = [{}, {}]  # the first turn warms up
 
@@ -152,15 +160,17 @@ def main(
     table.add_row("operations of an update", *(f"{n / 1e9:.2f}G" for n in operations), f"{operations[0] / operations[1]:.1f}x")
     table.add_row("bytes per step", *(f"{run.replay.bytes_per_step:,}" for run in runs), "")
     console.print(table)
-    console.print(f"{machine.name()}", highlight=False)
-    console.print(machine.ceilings(machine.rates(), machine.bandwidth()), highlight=False)
+    console.print(f"{machine.name(where)}", highlight=False)
+    console.print(machine.ceilings(machine.rates(where), machine.bandwidth(where)), highlight=False)
     console.print(f"frozen: {runs[1].replay.size} steps, {copies} copies each, in {freezing:.2f} s", highlight=False)
     for run in runs:
         run.close()
     if peer:
         assert isinstance(config.agent, SACConfig)
         crop = getattr(config.agent, "crop", shape[-1])
-        tenths = statistics.quantiles(peer_updates(env, batch_size, crop, config.agent.embedding, config.agent.hidden), n=10)
+        tenths = statistics.quantiles(
+            peer_updates(env, batch_size, crop, config.agent.embedding, config.agent.hidden, where), n=10
+        )
         console.print(
             f"Stable-Baselines3 SAC, batch {batch_size}, its own sampling included: {1e3 * tenths[4]:.0f} ms an update "
             f"({1e3 * tenths[0]:.0f} to {1e3 * tenths[-1]:.0f}), the actor's in each",
