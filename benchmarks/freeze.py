@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl.replay.replay import REWRITE_CHUNK
 from seer_rl.seer import freeze, views
+from seer_rl.training import process
 from seer_rl.training.config import ReplayConfig, SeerConfig
 from seer_rl.training.presets import configure
 from seer_rl.training.rehearsal import most_held
@@ -61,6 +62,7 @@ def main(
         compile=False,
         device=device,
     )
+    process.prepare(config)
     run = Run(replace(config, replay=ReplayConfig(capacity=steps)))
     space, actions = run.eval_env.observation_space, run.eval_env.action_space
     frames = np.random.default_rng(0).integers(0, 256, (64, *(space.shape or ())), dtype=np.uint8)

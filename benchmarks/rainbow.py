@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl import envs
 from seer_rl.seer import freeze
-from seer_rl.training import build
+from seer_rl.training import build, process
 from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.training.play import chosen
 from seer_rl.training.presets import configure
@@ -155,6 +155,7 @@ def main(
         compile=compile,
         device=device,
     )
+    process.prepare(config)
     sides = [prepare(config, frozen) for frozen in (False, True)]
     for turn in range(ROUNDS):
         for side, count in zip(sides, (40, 100), strict=True):

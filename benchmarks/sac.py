@@ -28,6 +28,7 @@ from seer_rl.agents.augment import center_crop
 from seer_rl.agents.networks import encoder, output_shape
 from seer_rl.agents.sac import SACConfig
 from seer_rl.seer import freeze
+from seer_rl.training import process
 from seer_rl.training.config import SeerConfig
 from seer_rl.training.presets import configure
 from seer_rl.training.run import Run
@@ -54,7 +55,7 @@ def peer_updates(
             self.embedding = nn.Sequential(nn.Linear(features, embedding), nn.LayerNorm(embedding))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            z: torch.Tensor = self.embedding(self.convolutions(center_crop(images, self.crop)))
+            z: torch.Tensor = self.embedding(self.convolutions.lower(center_crop(images, self.crop)))  # they come as floats
             return z
 
     with closing(envs.make(name, training=True)) as env:
@@ -108,6 +109,7 @@ def main(
         threads=threads,
         device=device,
     )
+    process.prepare(config)
     console = Console()
     runs = [Run(config) for _ in range(2)]
     where = runs[0].device

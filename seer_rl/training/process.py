@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ def prepare(config: TrainConfig) -> None:
     Adam's moments of weights that no longer get gradients (inputs that are always zero) decay into denormal numbers, with which
     processors are slow: they are flushed to zero. And glibc keeps freed memory for the next update, instead of giving it back
     and fetching fresh pages for every tensor. PyTorch's compiler keeps its results in the user's cache and
-    works in one process.
+    works in one process. On a GPU, operations are those that give the same bits again.
     Raises ValueError, in a sentence, for a number that is not within its bounds.
     """
     check_numbers(config)
@@ -35,6 +36,11 @@ def prepare(config: TrainConfig) -> None:
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # PyTorch's own lies in /tmp, where others may write
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_directory())
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that stay
+    if config.device != "cpu" and torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        torch.use_deterministic_algorithms(True, warn_only=True)  # an agent from elsewhere may use others
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", "TensorFloat32")  # advice to compute less exactly
     for noisy in ("torch._dynamo", "torch._inductor", "torch._functorch"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # the run tells of failures itself
 
