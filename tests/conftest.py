@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from seer_rl.envs import atari
+from tests.seer import SHORT_GAME
+
 torch.set_num_threads(1)
 for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background job, or nohup, ignores them, and all that it starts does
     if signal.getsignal(number) == signal.SIG_IGN:
@@ -72,6 +75,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_games() -> Iterator[None]:
+    """Cut Atari's games in this process after 50 steps: those of evaluations; runs learn from games in other processes.
+
+    An agent that has learnt nothing plays on for a thousand steps, which would take most of a short run's time.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atari, "MAX_FRAMES", SHORT_GAME)
+        yield
 
 
 @pytest.fixture(autouse=True)

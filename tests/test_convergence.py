@@ -176,7 +176,7 @@ RUN = TrainConfig(
     seed=3,
     replay=ReplayConfig(memory=1_500_000, priority_exponent=0.5),
     eval=EvalConfig(every=200, episodes=1),
-    agent=RainbowConfig(learning_starts=60, batch_size=8),
+    agent=RainbowConfig(learning_starts=60, batch_size=8, hidden=16),
     checkpoint_every=100_000,
 )
 AUTO = dataclasses.replace(RUN, seer=SeerConfig("auto", earliest=0, latest=300))
@@ -260,7 +260,7 @@ def test_the_same_settings_freeze_curl(tmp_path: Path, monkeypatch: pytest.Monke
     config = TrainConfig(
         "dmc/cartpole-swingup",
         steps=150,
-        environment=ControlConfig(size=24, fast_render=True),
+        environment=ControlConfig(size=24, fast_render=True, action_repeat=20),
         seer=SeerConfig("auto", earliest=0, latest=100, dtype="uint8", copies=3, replay_ratio=2),
         replay=ReplayConfig(memory=500_000),
         eval=EvalConfig(every=150, episodes=1),

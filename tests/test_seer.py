@@ -27,11 +27,11 @@ SHAPE, ACTIONS = (4, 84, 84), 6
 Agent = Rainbow | DQN
 
 AGENTS: dict[str, Callable[[], Agent]] = {
-    "rainbow": lambda: Rainbow(RainbowConfig(), SHAPE, ACTIONS),
-    "rainbow, first layer": lambda: Rainbow(RainbowConfig(), SHAPE, ACTIONS, seam=1),
-    "rainbow, canonical": lambda: Rainbow(RainbowConfig(encoder="canonical"), SHAPE, ACTIONS),
-    "dqn": lambda: DQN(DQNConfig(), SHAPE, ACTIONS),
-    "dqn, data-efficient": lambda: DQN(DQNConfig(encoder="data-efficient"), SHAPE, ACTIONS),
+    "rainbow": lambda: Rainbow(RainbowConfig(hidden=32), SHAPE, ACTIONS),
+    "rainbow, first layer": lambda: Rainbow(RainbowConfig(hidden=32), SHAPE, ACTIONS, seam=1),
+    "rainbow, canonical": lambda: Rainbow(RainbowConfig(hidden=32, encoder="canonical"), SHAPE, ACTIONS),
+    "dqn": lambda: DQN(DQNConfig(hidden=32), SHAPE, ACTIONS),
+    "dqn, data-efficient": lambda: DQN(DQNConfig(hidden=32, encoder="data-efficient"), SHAPE, ACTIONS),
 }
 
 

@@ -23,10 +23,11 @@ import torch
 from seer_rl.commands.console import Screen
 from seer_rl.text import quoted, visible
 from seer_rl.training import checkpoint, loop, rundir
+from tests import seer
 
-SEER = [sys.executable, "-m", "seer_rl"]
+SEER = [sys.executable, "-P", str(Path(seer.__file__))]
 A = ["train", "atari/asterix", "--no-compile", "--eval.episodes", "1"]
-A += ["--agent.learning-starts", "20", "--agent.batch-size", "8"]
+A += ["--agent.learning-starts", "20", "--agent.batch-size", "8", "--agent.hidden", "16"]
 SHORT = [*A, "--steps", "60", "--run-dir", "run"]
 LONG = [*A, "--steps", "100000", "--eval.every", "100000", "--run-dir", "run"]
 

@@ -16,10 +16,12 @@ from seer_rl.experiments.paper import figures
 from seer_rl.training import build, checkpoint
 from seer_rl.training.weights import tensors
 
-SETTINGS = "--agent.learning-starts 60 --agent.batch-size 8 --eval.episodes 1 --no-compile --analysis.every 100"
+SETTINGS = (
+    "--agent.hidden 16 --agent.learning-starts 60 --agent.batch-size 8 --eval.episodes 1 --no-compile --analysis.every 100"
+)
 RUNS = {
     "qbert": f"train atari/qbert --steps 300 --eval.every 300 --seer.freeze-step 100 {SETTINGS}",
-    "cartpole": f"train dmc/cartpole-balance --steps 200 --eval.every 200 --agent.hidden 32 --env.fast-render {SETTINGS}",
+    "cartpole": f"train dmc/cartpole-balance --steps 200 --eval.every 200 --env.action-repeat 40 --env.fast-render {SETTINGS}",
 }
 
 

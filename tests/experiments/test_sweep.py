@@ -21,8 +21,8 @@ from seer_rl.training.arguments import Mistake
 from seer_rl.training.logger import METRICS
 
 SETTINGS = (
-    "--steps 360 --agent.learning-starts 100 --eval.every 180 --eval.episodes 1 --checkpoint-every 60 --no-compile"
-    " --replay.capacity 400"
+    "--steps 360 --agent.hidden 16 --agent.learning-starts 100 --agent.batch-size 8 --no-compile --replay.capacity 400"
+    " --eval.every 360 --eval.episodes 1 --checkpoint-every 60"
 )
 PLAN = f"""
 seeds = [1]

@@ -1,6 +1,5 @@
 """Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -37,21 +36,21 @@ from studies import shared
 
 ATARI = TrainConfig(
     "atari/qbert",
-    steps=400,
+    steps=280,
     seed=3,
-    seer=SeerConfig(freeze_step=250),
+    seer=SeerConfig(freeze_step=160),
     replay=ReplayConfig(memory=1_000_000, priority_exponent=0.5),  # 141 steps of frames: wrapped before the freeze
-    eval=EvalConfig(every=150, episodes=1),
-    agent=RainbowConfig(learning_starts=60, batch_size=8),
+    eval=EvalConfig(every=110, episodes=1),
+    agent=RainbowConfig(learning_starts=60, batch_size=8, hidden=16),
     checkpoint_every=100_000,
 )
 CONTROL = TrainConfig(
     "dmc/reacher-easy",
-    steps=330,
-    environment=ControlConfig(size=24, fast_render=True),
-    seer=SeerConfig(freeze_step=200, copies=2),
-    replay=ReplayConfig(memory=250_000),
-    eval=EvalConfig(every=150, episodes=1),
+    steps=220,
+    environment=ControlConfig(size=24, fast_render=True, action_repeat=20),  # games of 50 steps
+    seer=SeerConfig(freeze_step=120, copies=2),
+    replay=ReplayConfig(memory=150_000),  # 86 steps of frames
+    eval=EvalConfig(every=100, episodes=1),
     agent=CURLConfig(crop=20, hidden=32, learning_starts=40, batch_size=12),
     checkpoint_every=100_000,
 )
@@ -98,14 +97,14 @@ def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> Run:
     ("config", "stops"),
     [
         (ATARI, [100]),
-        (ATARI, [40, 150, 240, 250, 260, 380]),  # while filling, at an evaluation, before, at and after the freeze
+        (ATARI, [40, 110, 150, 160, 170, 250]),  # while filling, at an evaluation, before, at and after the freeze
         (dataclasses.replace(ATARI, seer=SeerConfig(freeze_step=0), steps=200), [20, 100]),
         (CONTROL, [100]),
-        (CONTROL, [20, 140, 200, 220, 300]),
-        (dataclasses.replace(ATARI, seer=dataclasses.replace(ATARI.seer, dtype="uint4")), [245, 300]),
-        (dataclasses.replace(CONTROL, seer=dataclasses.replace(CONTROL.seer, dtype="uint8")), [190, 240]),
-        (dataclasses.replace(CONTROL, agent=SACConfig(hidden=32, learning_starts=40, batch_size=12)), [180, 220]),
-        (dataclasses.replace(CONTROL, agent=DrQv2Config(hidden=32, learning_starts=40, batch_size=12, shift=2)), [180, 220]),
+        (CONTROL, [20, 110, 120, 190]),
+        (dataclasses.replace(ATARI, seer=dataclasses.replace(ATARI.seer, dtype="uint4")), [155, 200]),
+        (dataclasses.replace(CONTROL, seer=dataclasses.replace(CONTROL.seer, dtype="uint8")), [110, 140]),
+        (dataclasses.replace(CONTROL, agent=SACConfig(hidden=32, learning_starts=40, batch_size=12)), [110, 140]),
+        (dataclasses.replace(CONTROL, agent=DrQv2Config(hidden=32, learning_starts=40, batch_size=12, shift=2)), [110, 140]),
     ],
     ids=[
         "rainbow, once",
@@ -127,24 +126,24 @@ def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops
 
 @pytest.mark.parametrize(
     "arm",
-    [SeerConfig(freeze_step=250), SeerConfig(freeze_step="auto", earliest=100, latest=250, dtype="uint4")],
+    [SeerConfig(freeze_step=160), SeerConfig(freeze_step="auto", earliest=80, latest=160, dtype="uint4")],
     ids=["fixed", "auto"],
 )
 def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
     arm: SeerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seer_rl.seer.EVERY", 50)
+    monkeypatch.setattr("seer_rl.seer.EVERY", 40)
     never = dataclasses.replace(
-        ATARI, seer=SeerConfig(freeze_step="auto", earliest=401, latest=401), checkpoint_every=125, label="never"
+        ATARI, seer=SeerConfig(freeze_step="auto", earliest=281, latest=281), checkpoint_every=80, label="never"
     )
     trunk, config = tmp_path / "never", dataclasses.replace(ATARI, seer=arm, run_dir=tmp_path / "arm")
     with pytest.raises(Stopped):
-        loop.train(Run(dataclasses.replace(never, run_dir=trunk)), stop_at(260))  # measured at 250, after that checkpoint
-    assert shared.leaves(trunk, config) == 250
-    assert not shared.branch(trunk, tmp_path / "arm", config, 100)
-    assert shared.branch(trunk, tmp_path / "arm", config, 250)
+        loop.train(Run(dataclasses.replace(never, run_dir=trunk)), stop_at(170))  # measured at 160, after that checkpoint
+    assert shared.leaves(trunk, config) == 160
+    assert not shared.branch(trunk, tmp_path / "arm", config, 70)
+    assert shared.branch(trunk, tmp_path / "arm", config, 160)
     run = loop.resume(tmp_path / "arm", pytest.fail)
-    assert run.step == 250
+    assert run.step == 160
     loop.train(run)
     ends = [end_of(one) for one in (run, whole(config, tmp_path / "straight"))]
     if arm.freeze_step != "auto":  # the trunk was measured, which is counted, and written down
@@ -158,25 +157,27 @@ import os, signal, sys
 from pathlib import Path
 from seer_rl.training import loop
 from seer_rl.training.config import from_toml
+from seer_rl.training.process import prepare
 from seer_rl.training.run import Run
 import dataclasses
 config = dataclasses.replace(from_toml(Path(sys.argv[1]).read_text("utf-8")), run_dir=Path(sys.argv[2]))
 def show(run, event):
     if run.step >= int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
+prepare(config)
 loop.train(Run(config), show)
 """
 
 
 @pytest.mark.parametrize("config", [ATARI, CONTROL], ids=["rainbow", "curl"])
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, checkpoint_every=90)
+    config = dataclasses.replace(config, checkpoint_every=60)
     (tmp_path / "config.toml").write_text(to_toml(config))
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "config.toml"), str(tmp_path / "killed"), "320"]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "config.toml"), str(tmp_path / "killed"), "200"]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert checkpoint.newest(tmp_path / "killed") == 270
+    assert checkpoint.newest(tmp_path / "killed") == 180
     run = loop.resume(tmp_path / "killed", pytest.fail)
-    assert run.step == 270
+    assert run.step == 180
     loop.train(run)
     assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
 
@@ -285,10 +286,10 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(seed: int, stopped: P
         assert said == [] or "without its list" in said[0]
     else:
         assert said == []
-    if seed < 4:
+    if seed < 2:
         run = loop.resume(run_dir, said.append)
         loop.train(run)
-        assert run.step == 400
+        assert run.step == ATARI.steps
 
 
 def test_a_checkpoint_with_code_in_it_runs_none(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +405,8 @@ def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str
         if run.step >= 100 and failures:
             failures -= 1
             assert run.env
-            run.env.patience = 0.5
+            if how == "hangs":
+                run.env.patience = 0.5
             if how == "raises":
                 run.env._send(("step", "no action"))
                 with pytest.raises(EnvironmentFailed, match="Error"):
@@ -428,9 +430,9 @@ def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str
         loop.train(run, fail)
     run = loop.resume(tmp_path / "again", pytest.fail)
     assert run.step == 102
-    with pytest.warns(UserWarning, match="has no state of the environment") if how != "raises" else contextlib.nullcontext():
+    with pytest.warns(UserWarning, match="has no state of the environment"):  # what failed is not asked for its state
         loop.train(run)
-    assert run.step == 400
+    assert run.step == ATARI.steps
 
 
 def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -442,7 +444,7 @@ def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
     assert "another process is training in" in capsys.readouterr().err
     loop.train(run)
     assert main(["resume", str(tmp_path / "run")]) == 2
-    assert "has ended, at step 400" in capsys.readouterr().err
+    assert f"has ended, at step {ATARI.steps}" in capsys.readouterr().err
     assert main(["resume", str(tmp_path)]) == 2
     assert "is no run" in capsys.readouterr().err
 
@@ -460,7 +462,8 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_a_run_soon_with_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
-    settings = "--steps 100000 --agent.learning-starts 100 --eval.every 300 --eval.episodes 100 --run-dir run"
+    settings = "--steps 100000 --no-compile --agent.hidden 16 --agent.learning-starts 100 --agent.batch-size 8"
+    settings += " --eval.every 300 --eval.episodes 10 --run-dir run"
     command = [sys.executable, "-m", "seer_rl", "train", "atari/qbert", *settings.split()]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

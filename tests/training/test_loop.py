@@ -23,12 +23,12 @@ from seer_rl.training.run import Run
 
 SHORT = TrainConfig(
     "atari/qbert",
-    steps=400,
+    steps=240,
     seed=3,
-    seer=SeerConfig(freeze_step=250),
+    seer=SeerConfig(freeze_step=150),
     replay=ReplayConfig(memory=2_000_000),
-    eval=EvalConfig(every=200, episodes=1),
-    agent=RainbowConfig(learning_starts=100),
+    eval=EvalConfig(every=120, episodes=1),
+    agent=RainbowConfig(learning_starts=60, batch_size=8, hidden=16),
 )
 
 
@@ -58,28 +58,28 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(short: Run, tmp_path: Path
 
 
 def test_evaluation_does_not_disturb_training(short: Run, tmp_path: Path) -> None:
-    rarely = trained(dataclasses.replace(SHORT, eval=EvalConfig(every=400, episodes=2)), tmp_path / "rarely")
+    rarely = trained(dataclasses.replace(SHORT, eval=EvalConfig(every=240, episodes=2)), tmp_path / "rarely")
     assert all(torch.equal(a, b) for a, b in zip(short.agent.parameters(), rarely.agent.parameters(), strict=True))
 
 
 def test_a_run_passes_its_phases_and_counts_what_it_does(short: Run) -> None:
-    assert [(p.name, p.steps) for p in short.account.phases] == [("fill", 99), ("images", 151), ("embeddings", 150)]
+    assert [(p.name, p.steps) for p in short.account.phases] == [("fill", 59), ("images", 91), ("embeddings", 90)]
     images, embeddings = short.account.phases[1:]
     assert (images.bytes_per_step, embeddings.bytes_per_step) == (7064, 2312)
     assert (images.replay_capacity, embeddings.replay_capacity) == (283, every_step(SHORT, short.eval_env))
     costs = short.costs
     for convention in (0, 1):
-        expected = 151 * costs.update(False)[convention] + 150 * costs.update(True)[convention]
-        expected += 250 * costs.act(False)[convention] + 150 * costs.act(True)[convention]
+        expected = 91 * costs.update(False)[convention] + 90 * costs.update(True)[convention]
+        expected += 150 * costs.act(False)[convention] + 90 * costs.act(True)[convention]
         assert short.account.operations[convention] == expected + costs.freeze(short.account.phases[1].replay_steps)[convention]
 
 
 def test_what_an_update_costs_less_can_be_spent_on_more_of_them(tmp_path: Path) -> None:
     config = dataclasses.replace(SHORT, seer=dataclasses.replace(SHORT.seer, replay_ratio=3))
     run = trained(config, tmp_path / "run")
-    assert run.agent.updates == 151 + 3 * 150
+    assert run.agent.updates == 91 + 3 * 90
     costs = run.costs
-    expected = 151 * costs.update(False)[0] + 3 * 150 * costs.update(True)[0] + 150 * costs.act(True)[0]
+    expected = 91 * costs.update(False)[0] + 3 * 90 * costs.update(True)[0] + 90 * costs.act(True)[0]
     assert run.account.operations[0] == expected + costs.freeze(run.account.phases[1].replay_steps)[0]
     assert run.account.phases[2].operations[1] == costs.act(True)[1] + 3 * costs.update(True)[1]
 
@@ -88,10 +88,10 @@ def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_pat
     config = checkpoint.load_config(short.run_dir)
     assert config == short.config
     metrics = read(short.run_dir)
-    assert metrics["seer/freeze_step"] == [(250, 250.0)]
-    assert [step for step, _ in metrics["eval/return"]] == [200, 400]
+    assert metrics["seer/freeze_step"] == [(150, 150.0)]
+    assert [step for step, _ in metrics["eval/return"]] == [120, 240]
     assert {"eval/random_return", "charts/SPS", "replay/bytes", "losses/loss", "compute/flops"} <= metrics.keys()
-    assert metrics["compute/flops"][-1] == (400, short.account.operations[0])
+    assert metrics["compute/flops"][-1] == (240, short.account.operations[0])
     assert list(short.run_dir.glob("events.out.tfevents*"))
     agent = make_agent(config, short.eval_env, seed=99)
     checkpoint.load_agent(short.run_dir, agent, config)
@@ -102,11 +102,11 @@ def test_a_run_leaves_its_settings_metrics_agent_and_picture(short: Run, tmp_pat
 
 def test_without_a_limit_no_step_is_lost_even_if_embeddings_are_larger(tmp_path: Path) -> None:
     """Nature's encoder gives 12,544 bytes for a frame's 7,056."""
-    config = dataclasses.replace(SHORT, agent=DQNConfig(learning_starts=100), replay=ReplayConfig())
+    config = dataclasses.replace(SHORT, agent=DQNConfig(learning_starts=60, batch_size=8, hidden=16), replay=ReplayConfig())
     run = trained(config, tmp_path / "run")
     assert run.replay.bytes_per_step > 12_544
     assert run.replay.capacity == every_step(config, run.eval_env)
-    assert run.replay.size >= 400
+    assert run.replay.size >= 240
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_without_a_limit_no_step_is_lost_even_if_embeddings_are_larger(tmp_path:
         {"seer": SeerConfig(freeze_step=0)},
         {"seer": SeerConfig(freeze_step=50)},
         {"seer": SeerConfig()},
-        {"seer": SeerConfig(freeze_step=250, layers=1)},
-        {"seer": SeerConfig(freeze_step=250, layers=1, dtype="uint4")},
-        {"replay": ReplayConfig(capacity=150, priority_exponent=0.5)},
+        {"seer": SeerConfig(freeze_step=150, layers=1)},
+        {"seer": SeerConfig(freeze_step=150, layers=1, dtype="uint4")},
+        {"replay": ReplayConfig(capacity=100, priority_exponent=0.5)},
         {"replay": ReplayConfig()},
-        {"agent": DQNConfig(learning_starts=100)},
+        {"agent": DQNConfig(learning_starts=60, batch_size=8, hidden=16)},
     ],
     ids=[
         "frozen from the start",
@@ -137,19 +137,19 @@ def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="an embedding takes more memory")
         run = trained(config, tmp_path / "run")
-    assert run.step == 400
+    assert run.step == 240
     assert run.frozen == (config.seer.freeze_step is not None)
     assert run.account.phases[-1].name == ("embeddings" if run.frozen else "images")
     if config.replay == ReplayConfig():
         assert (
-            run.replay.size == 401 if not run.replay._steps["flags"][400] & 2 else 400
+            run.replay.size == 241 if not run.replay._steps["flags"][240] & 2 else 240
         )  # every step, and the newest observation
 
 
 CONTROL = TrainConfig(
     "dmc/cartpole-swingup",
     steps=150,
-    environment=ControlConfig(size=24, fast_render=True),
+    environment=ControlConfig(size=24, fast_render=True, action_repeat=20),
     seer=SeerConfig(freeze_step=90, copies=3, batch_size=24),
     replay=ReplayConfig(memory=500_000),
     eval=EvalConfig(every=150, episodes=1),
@@ -170,7 +170,7 @@ def test_control_runs_pass_their_phases_repeatably(kind: type, tmp_path: Path) -
     copies = 1 if kind is SACConfig else 3
     assert (images.bytes_per_step, embeddings.bytes_per_step) == (3 * 24 * 24 + 12, copies * 400 + 12)
     assert (run.costs.copies, run.costs.views, run.batch_size) == (copies, 1 if copies == 1 else 4, 24)
-    assert [length for _, length in read(run.run_dir)["charts/episodic_length"]] == [125]
+    assert [length for _, length in read(run.run_dir)["charts/episodic_length"]] == [50, 50, 50]
     assert checkpoint.load_config(run.run_dir) == run.config
 
 

@@ -179,7 +179,8 @@ def numpy_of(tree: Any) -> Any:
     return tree.numpy() if isinstance(tree, torch.Tensor) else tree
 
 
-TINY = "--steps 200 --agent.learning-starts 100 --agent.batch-size 8 --eval.episodes 1 --eval.every 200 --no-compile"
+TINY = "--steps 200 --agent.hidden 16 --agent.learning-starts 100 --agent.batch-size 8 --no-compile"
+TINY += " --eval.episodes 1 --eval.every 200"
 
 
 @pytest.fixture(scope="module")
