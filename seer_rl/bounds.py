@@ -20,7 +20,7 @@ class Within:
         return low if self.most == MOST else f"{low} and at most {self.most:,g}"
 
     def holds(self, value: float) -> bool:
-        """Whether a value is allowed; NaN never is."""
+        """Tell whether a value is allowed; NaN never is."""
         return (value > self.least if self.beyond else value >= self.least) and value <= self.most
 
 
@@ -52,7 +52,7 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
 
 
 def _bounds(hint: Any) -> Within | None:
-    """The bounds in a type, wherever in it they stand."""
+    """Find the bounds in a type, wherever in it they stand; None where there are none."""
     found = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Within)]
     inner = [bounds for part in getattr(hint, "__args__", ()) if (bounds := _bounds(part))]
     return next(iter(found + inner), None)

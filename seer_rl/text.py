@@ -44,7 +44,7 @@ def quoted(path: Path) -> str:
 
 
 def size(n: float) -> str:
-    """Bytes for people: 999 B, 70.6 MB, 1.23 GB."""
+    """Write bytes for people: 999 B, 70.6 MB, 1.23 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if n < 999.5 or unit == "GB":  # what is more would be written as 1e+03
             return f"{n:.3g} {unit}" if n < 999.5 else f"{n:,.0f} {unit}"
@@ -53,7 +53,7 @@ def size(n: float) -> str:
 
 
 def count(n: float) -> str:
-    """Operations for people: 291.7M, 45.0T."""
+    """Write a number of operations for people: 291.7M, 45.0T."""
     for unit in ("", "k", "M", "G", "T"):
         if n < 999.95 or unit == "T":
             return f"{n:.4g}{unit}" if n < 9999.5 else f"{n:,.0f}{unit}"
@@ -62,7 +62,7 @@ def count(n: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time for people: 42 s, 12 min, 3 h 05 min."""
+    """Write seconds for people: 42 s, 12 min, 3 h 05 min."""
     if math.isnan(seconds):
         return "?"
     if seconds < 100:
@@ -72,5 +72,5 @@ def duration(seconds: float) -> str:
 
 
 def scores(values: list[float]) -> str:
-    """Mean and standard deviation of games."""
+    """Write the mean and the standard deviation of games."""
     return f"{np.mean(values):,.1f} ± {np.std(values):,.1f}"

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The middle `size` x `size` pixels of images [B, C, H, W]; images of that size come back as they are."""
+    """Cut the middle `size` x `size` pixels out of images [B, C, H, W]; images of that size come back as they are."""
     height, width = images.shape[2:]
     if (height, width) == (size, size):
         return images
@@ -14,7 +14,7 @@ def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def random_crop(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """A `size` x `size` window of each of the images [B, C, H, W], every one of its positions equally likely (RAD, CURL)."""
+    """Cut a `size` x `size` window out of each of the images [B, C, H, W]; every position is equally likely (RAD, CURL)."""
     count, _, height, width = images.shape
     tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
     lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
@@ -23,5 +23,5 @@ def random_crop(images: torch.Tensor, size: int, generator: torch.Generator) -> 
 
 
 def random_shift(images: torch.Tensor, pad: int, generator: torch.Generator) -> torch.Tensor:
-    """Each of the images [B, C, S, S] moved by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2)."""
+    """Move each of the images [B, C, S, S] by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2)."""
     return random_crop(F.pad(images, (pad,) * 4, mode="replicate"), images.shape[-1], generator)

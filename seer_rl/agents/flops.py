@@ -34,12 +34,12 @@ class Count:
 
     @property
     def paper(self) -> int:
-        """Operations as the paper counts them: a backward pass as two forward ones, as one where no weight is trained."""
+        """Count operations as the paper does: a backward pass is two forward ones, or one where no weight is trained."""
         return self.forward + 2 * self.weights + self.inputs_only
 
     @property
     def true(self) -> int:
-        """Multiplications and additions that were really done."""
+        """Count the multiplications and additions that were really done."""
         return 2 * (self.forward + self.weights + self.inputs)
 
 
@@ -123,20 +123,20 @@ class Costs:
 
     @property
     def EKN(self) -> int:
-        """The paper's count for the embeddings of one observation."""
+        """Count the operations of one observation's embeddings, as the paper does."""
         return self.copies * self.EN
 
     def update(self, frozen: bool) -> tuple[int, int]:
-        """One gradient step: b F (E + M) + 2 b B (E + M), without E once frozen."""
+        """Count the operations (paper, true) of one gradient step: b F (E + M) + 2 b B (E + M), without E once frozen."""
         paper, true = (self.batch_size[frozen] * one for one in (self.embeddings if frozen else self.images))
         return round(paper), round(true)
 
     def act(self, frozen: bool) -> tuple[int, int]:
-        """One step: acting, and once frozen E K N for the embeddings that are stored. The paper omits acting."""
+        """Count the operations (paper, true) of one step: acting, which the paper omits, and once frozen E K N to embed it."""
         return (self.EKN if frozen else 0), 2 * (self.acting + self.E * (self.views if frozen else 1))
 
     def freeze(self, observations: int) -> tuple[int, int]:
-        """The freeze, once: E K N per observation in the replay."""
+        """Count the operations (paper, true) of the freeze: E K N per observation in the replay."""
         return self.EKN * observations, 2 * self.E * self.copies * observations
 
 
@@ -165,7 +165,7 @@ LEAST = 2  # transitions: of a single one, batch statistics and contrastive loss
 
 
 def _counted(agent: Agent, obs_shape: tuple[int, ...], frozen: bool) -> tuple[Fraction, Fraction]:
-    """Operations of a transition's share of an update: (paper, true), averaged over a cycle of updates."""
+    """Count a transition's share of the operations (paper, true) of an update, averaged over a cycle of updates."""
     copied, device = _copy(agent), _device(agent)
     if frozen:
         for module in (copied.lower, copied.target_lower):
@@ -183,7 +183,7 @@ def _counted(agent: Agent, obs_shape: tuple[int, ...], frozen: bool) -> tuple[Fr
 
 
 def _copy(agent: Agent) -> Agent:
-    """A copy of everything, with a generator of its own."""
+    """Copy all of the agent, with a generator of its own."""
     return copy.deepcopy(agent, {id(agent.generator): torch.Generator().manual_seed(0)})
 
 

@@ -144,7 +144,7 @@ class ExternalEncoder(nn.Module):
 
 
 def _blocks(name: str, obs_shape: tuple[int, ...]) -> list[OrderedDict[str, nn.Module]]:
-    """The encoder's modules, in groups between which it can be cut."""
+    """Make the encoder's modules, in groups between which it can be cut."""
     channels = obs_shape[0]
     blocks: list[OrderedDict[str, nn.Module]] = []
     if outside.is_outside(name):
@@ -285,7 +285,7 @@ class ActorCriticEmbedding(nn.Module):
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers: what actors and critics are above their embeddings. Their first layer is the network's second.
+    """Make what actors and critics are above their embeddings: two hidden layers. Their first is the network's second.
 
     The results are float32 products in any case: actions often differ by less than the 8 bits of bfloat16 can tell.
     """
@@ -341,14 +341,14 @@ def explored(agent: Agent, obs: torch.Tensor, explore: torch.Tensor) -> torch.Te
 
 @torch.no_grad()
 def polyak_update(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau online, for every parameter (Polyak averaging)."""
+    """Set target to (1 - tau) target + tau online, for every parameter (Polyak averaging)."""
     slow: list[torch.Tensor] = [*target.parameters()]
     if slow:  # PyTorch takes no empty list
         torch._foreach_lerp_(slow, [*online.parameters()], tau)
 
 
 def gradient_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One step of `optimizer` down the scalar `loss`, which gives gradients to that optimizer's parameters alone."""
+    """Take a step of `optimizer` down the scalar `loss`, which gives gradients to that optimizer's parameters alone."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]

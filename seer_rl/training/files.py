@@ -99,7 +99,7 @@ class Folder:
         return sorted(os.listdir(self.handle))
 
     def size(self, name: str) -> int | None:
-        """Bytes of the regular file `name`; None where there is no such file, or something else."""
+        """Count the bytes of the regular file `name`; None where there is no such file, or something else."""
         try:
             found = os.stat(name, dir_fd=self.handle, follow_symlinks=False)
         except FileNotFoundError:

@@ -10,6 +10,7 @@ import safetensors.torch
 from seer_rl.commands.main import main
 
 SETTINGS = "--steps 300 --seer.freeze-step 200 --agent.learning-starts 100 --eval.episodes 1 --run-dir run"
+SETTINGS += " --no-compile --agent.hidden 16 --agent.batch-size 8"
 TINY = f"train atari/qbert {SETTINGS}"
 
 

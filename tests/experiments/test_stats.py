@@ -22,6 +22,10 @@ def test_normalised_scores() -> None:
 def test_iqm_is_the_mean_of_the_middle_half() -> None:
     scores = RNG.normal(size=(6, 4))
     assert stats.iqm(scores) == pytest.approx(np.sort(scores.ravel())[6:18].mean())
+    for shape in ((3, 1), (1, 1), (5, 2), (7, 3), (4, 4)):
+        scores = RNG.normal(size=(*shape, 6))
+        assert stats.iqm(scores) == pytest.approx([metrics.aggregate_iqm(scores[..., i]) for i in range(6)])
+        assert stats.average(scores) == pytest.approx([scores[..., i].mean() for i in range(6)])
 
 
 def test_the_interval_of_a_mean_is_that_of_all_resamples() -> None:
@@ -74,6 +78,17 @@ def test_improvement_counts_pairs() -> None:
     estimate = stats.improvement(x, y)
     assert estimate.point == pytest.approx(np.mean(wins))
     assert 0 <= estimate.low <= estimate.point <= estimate.high <= 1
+
+
+def test_improvement_is_rliables() -> None:
+    x, y = RNG.integers(0, 4, (4, 3)).astype(float), RNG.integers(0, 4, (5, 3)).astype(float)
+    np.random.seed(0)  # noqa: NPY002
+    points, ends = library.get_interval_estimates(
+        {"": [x, y]}, lambda a, b: np.array([metrics.probability_of_improvement(a, b)]), reps=stats.REPEATS
+    )
+    found = stats.improvement(x, y)
+    assert found.point == pytest.approx(float(points[""][0]))
+    assert (found.low, found.high) == pytest.approx(tuple(ends[""][:, 0]))
 
 
 def test_intervals_repeat_and_leave_numpys_generator_alone() -> None:
