@@ -1,5 +1,6 @@
 """The values that a setting may have, written beside its type: `atoms: Annotated[int, Within(2)]`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -8,7 +9,7 @@ MOST = 1e15  # no setting is larger
 
 @dataclass(frozen=True)
 class Within:
-    """From `least` on, up to `most`. beyond: `least` itself is too little."""
+    """Allows numbers from `least` to `most`, both included. beyond: `least` itself is too little."""
 
     least: float
     most: float = MOST
@@ -39,20 +40,27 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
 
     prefix: what stands before the names on the command line, such as "agent.".
     """
-    hints = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):
-        value, bounds = getattr(settings, field.name), _bounds(hints[field.name])
-        if bounds is None or not isinstance(value, int | float):
+    check_values(type(settings), {field.name: getattr(settings, field.name) for field in fields(settings)}, prefix)
+
+
+def check_values(declared: Any, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ValueError, naming the flag, for a number among `values` that is not within its bounds.
+
+    declared: the dataclass or the function whose annotations say the bounds of each name. prefix: as for `check_bounds`.
+    """
+    hints = get_type_hints(declared, include_extras=True)
+    for name, value in values.items():
+        bounds = _bounds(hints[name])
+        if bounds is None or not isinstance(value, int | float) or bounds.holds(value):
             continue
-        flag = f"--{prefix}{field.name.replace('_', '-')}"
-        if value > MOST:
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        if value > bounds.most == MOST:
             raise ValueError(f"{flag} cannot be {value}: the most is {MOST:.0e}")
-        if not bounds.holds(value):
-            raise ValueError(f"{flag} must be {bounds.words()}, not {value}")
+        raise ValueError(f"{flag} must be {bounds.words()}, not {value}")
 
 
 def _bounds(hint: Any) -> Within | None:
-    """Find the bounds in a type, wherever in it they stand; None where there are none."""
+    """Return the bounds in a type, wherever in it they stand; None where it has none."""
     found = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Within)]
     inner = [bounds for part in getattr(hint, "__args__", ()) if (bounds := _bounds(part))]
     return next(iter(found + inner), None)

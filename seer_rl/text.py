@@ -11,8 +11,6 @@ import shlex
 import unicodedata
 from pathlib import Path
 
-import numpy as np
-
 DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands around them
 
 
@@ -73,4 +71,6 @@ def duration(seconds: float) -> str:
 
 def scores(values: list[float]) -> str:
     """Write the mean and the standard deviation of games."""
+    import numpy as np  # here, so that what only says a sentence need not wait for it
+
     return f"{np.mean(values):,.1f} ± {np.std(values):,.1f}"

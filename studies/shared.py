@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from seer_rl.commands.sweep import Options, plan
+from seer_rl.commands.sweep import read_plan
 from seer_rl.convergence import converged
 from seer_rl.experiments.inspect import recorded
 from seer_rl.experiments.sweep import configs
@@ -65,7 +65,7 @@ def main(plans: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("run
         plans: Of `seer sweep`, all with the same settings until the freeze; one of them has the arm `never`.
         output: Where the directories of the plans' runs are.
     """
-    runs = {d: c for path in plans for d, c in configs(*plan(Options(path, output=output / path.stem))).items()}
+    runs = {d: c for path in plans for d, c in configs(read_plan(path), output / path.stem).items()}
     trunks = {(c.env, c.seed): d for d, c in runs.items() if c.label == TRUNK}
     if not trunks:
         raise ValueError(f"none of the plans has an arm {TRUNK!r}: name the one that has, too")

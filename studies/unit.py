@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from seer_rl.commands.sweep import Options, plan
+from seer_rl.commands.sweep import read_plan
 from seer_rl.experiments import worker
 from seer_rl.experiments.sweep import configs
 from seer_rl.training import checkpoint
@@ -30,7 +30,7 @@ def main(
         seed: Seed of the plan.
         output: Directory of the runs.
     """
-    runs = {d: c for d, c in configs(*plan(Options(plan_file, output=output))).items() if c.env == env and c.seed == seed}
+    runs = {d: c for d, c in configs(read_plan(plan_file), output).items() if c.env == env and c.seed == seed}
     trunk = next(run_dir for run_dir, config in runs.items() if config.label == TRUNK)
     if not (trunk / checkpoint.CONFIG).exists():
         trunk.mkdir(parents=True)

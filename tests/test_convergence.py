@@ -296,7 +296,7 @@ def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     loop.train(Run(dataclasses.replace(AUTO, run_dir=run)), watch)
     assert inspect.recorded(run) == seen[-1]
     assert inspect.frozen_at(run) == {"frozen": 300}
-    analyze.command(["signals", str(run), str(run)])
+    analyze.signals((run, run))
     assert capsys.readouterr().out == f"{run / 'signals.png'}\n"
     plain = tmp_path / "plain.png"
     inspect.draw_signals([inspect.Column(RUN.env, seen[-1], {})] * 2, plain)
@@ -308,9 +308,9 @@ def test_a_picture_of_the_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_no_signals_to_draw(tmp_path: Path) -> None:
     loop.train(Run(dataclasses.replace(RUN, steps=70, run_dir=tmp_path / "run")))
-    for arguments, words in (([], "name a run"), ([str(tmp_path / "run")], "--seer.freeze auto"), ([str(tmp_path)], "run")):
+    for runs, words in (((), "name a run"), ((tmp_path / "run",), "--seer.freeze auto"), ((tmp_path,), "run")):
         with pytest.raises(Mistake, match=words):
-            analyze.command(["signals", *arguments])
+            analyze.signals(runs)
 
 
 def signals(step: int, **changes: float) -> Signals:

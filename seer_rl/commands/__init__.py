@@ -1,1 +1,1 @@
-"""The command line: a file for each command. Only here is anything printed."""
+"""Holds the command line: a file for each command. Only here is anything printed."""

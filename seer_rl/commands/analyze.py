@@ -5,110 +5,81 @@ from typing import Annotated
 
 import tyro
 
-from seer_rl.commands.console import progress, tell
-from seer_rl.commands.errors import mistakes
-from seer_rl.commands.film import filming
-from seer_rl.experiments import curves
-from seer_rl.experiments.inspect import (
-    Column,
-    attention,
-    draw_attention,
-    draw_signals,
-    draw_similarity,
-    film_attention,
-    frozen_at,
-    recorded,
-    similarity,
-    table,
-)
-from seer_rl.training import checkpoint, files
-from seer_rl.training.arguments import Mistake, read
-from seer_rl.training.files import writable
+from seer_rl.bounds import Count
+
+Run = Annotated[Path, tyro.conf.arg(metavar="RUN")]
+Output = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
 
-def command(arguments: list[str]) -> None:
-    """`seer analyze`."""
-    kinds = {"attention": attention_, "similarity": similarity_, "signals": signals_}
-    if not arguments or arguments[0] not in kinds:
-        given = f"there is no analysis {arguments[0]!r}" if arguments else "say which analysis"
-        raise Mistake(f"{given}: seer analyze {' | '.join(kinds)} RUN")
-    kinds[arguments[0]](arguments[1:])
+def attention(
+    run: Run, /, output: Output = None, frames: tuple[int, ...] = (), layer: str | None = None, video: Path | None = None
+) -> None:
+    """Show where an encoder looks: softmax over positions of the mean over channels of a layer's absolute activations.
 
+    Args:
+        run: Directory of a run that was trained with --analysis.every.
+        output: Picture to write: a row for each frame, a column for each snapshot. None: RUN/attention.png.
+        frames: Numbers of observations that were kept with the run, counted from 0. Without any: five of them.
+        layer: Convolution, for example conv1. None: the last one whose map is 7x7 or larger.
+        video: Film to write as well: a game of the agent as it ended, with what it sees beside where it looks.
+    """
+    from seer_rl.commands.console import progress
+    from seer_rl.commands.errors import mistakes
+    from seer_rl.commands.film import filming
+    from seer_rl.commands.streams import tell
+    from seer_rl.experiments import curves, inspect
+    from seer_rl.training import checkpoint
 
-def attention_(arguments: list[str]) -> None:
-    def settings(
-        run: tyro.conf.Positional[Path],
-        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
-        frames: tuple[int, ...] = (),
-        layer: str | None = None,
-        video: Path | None = None,
-    ) -> tuple[Path, Path | None, tuple[int, ...], str | None, Path | None]:
-        """Show where an encoder looks: softmax over positions of the mean over channels of a layer's absolute activations.
-
-        Args:
-            run: Run directory, of a training with --analysis.every.
-            output: Picture to write, a row per frame, a column per snapshot. None: RUN/attention.png.
-            frames: Which of the observations kept with the run, from 0. None: five.
-            layer: Convolution, for example conv1. None: the last one whose map is 7x7 or larger.
-            video: Film to write: a game of the agent as it ended, what it sees beside where it looks.
-        """
-        return run, output, frames, layer, video
-
-    run, output, frames, layer, video = read(settings, "analyze attention", arguments)
     with mistakes():
         config = checkpoint.load_config(run)
         output = picture(output or run / "attention.png")
-        rows = attention(run, frames, layer, progress)
-        draw_attention(rows, output, f"Attention of {rows[0].layer}: {curves.text(config.env)}")
+        rows = inspect.attention(run, frames, layer, progress)
+        inspect.draw_attention(rows, output, f"Attention of {rows[0].layer}: {curves.text(config.env)}")
     tell(output)
     if video:
         with filming(video, 15) as take:
-            film_attention(run, rows[0].layer, take)
+            inspect.film_attention(run, rows[0].layer, take)
         tell(video)
 
 
-def similarity_(arguments: list[str]) -> None:
-    def settings(
-        run: tyro.conf.Positional[Path],
-        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
-        lag: int = 10_000,
-    ) -> tuple[Path, Path | None, int]:
-        """Compare every layer with itself some steps earlier, by SVCCA and linear CKA: 1 where it no longer changes.
+def similarity(run: Run, /, output: Output = None, lag: Count = 10_000) -> None:
+    """Compare every layer with itself some steps earlier, by SVCCA and linear CKA: 1 where it no longer changes.
 
-        Args:
-            run: Run directory, of a training with --analysis.every.
-            output: Picture to write; the numbers go beside it, as NAME.csv. None: RUN/similarity.png.
-            lag: Agent steps earlier.
-        """
-        return run, output, lag
+    Args:
+        run: Directory of a run that was trained with --analysis.every.
+        output: Picture to write; the numbers go beside it, as NAME.csv. None: RUN/similarity.png.
+        lag: Agent steps between a layer and its earlier self.
+    """
+    from seer_rl.commands.console import progress
+    from seer_rl.commands.errors import mistakes
+    from seer_rl.commands.streams import tell
+    from seer_rl.experiments import inspect
+    from seer_rl.training import checkpoint, files
 
-    run, output, lag = read(settings, "analyze similarity", arguments)
     with mistakes():
         checkpoint.load_config(run)  # is it a run?
         output = picture(output or run / "similarity.png")
-        found, notes = similarity(run, lag, progress)
-        files.write_atomically(output.with_suffix(".csv"), table(found).encode())
-        draw_similarity(run, found, output, lag)
+        found, notes = inspect.similarity(run, lag, progress)
+        files.write_atomically(output.with_suffix(".csv"), inspect.table(found).encode())
+        inspect.draw_similarity(run, found, output, lag)
     for note in notes:
         tell(f"note: {note}")
     tell(output.with_suffix(".csv"))
     tell(output)
 
 
-def signals_(arguments: list[str]) -> None:
-    def settings(
-        runs: tyro.conf.Positional[tuple[Path, ...]],
-        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
-    ) -> tuple[tuple[Path, ...], Path | None]:
-        """Draw the signals that an automatic freeze goes by, and the moment that it chose.
+def signals(runs: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")], /, output: Output = None) -> None:
+    """Draw the signals that an automatic freeze goes by, and the moment that it chose.
 
-        Args:
-            runs: Run directories, of trainings with --seer.freeze auto: a column each.
-            output: Picture to write. None: RUN/signals.png, in the first one's directory.
-        """
-        return runs, output
+    Args:
+        runs: Directories of runs that were trained with --seer.freeze auto: each becomes a column.
+        output: Picture to write. None: RUN/signals.png, in the directory of the first.
+    """
+    from seer_rl.commands.errors import mistakes
+    from seer_rl.commands.streams import tell
+    from seer_rl.experiments.inspect import Column, draw_signals, frozen_at, recorded
+    from seer_rl.training import checkpoint
 
-    runs, output = read(settings, "analyze signals", arguments)
     with mistakes():
         if not runs:
             raise ValueError("name a run: seer analyze signals RUN [RUN ...]")
@@ -119,9 +90,9 @@ def signals_(arguments: list[str]) -> None:
 
 
 def picture(output: Path) -> Path:
-    """Give `output` back. Raises ValueError if it cannot be a picture, ImportError without the extra [report]."""
-    try:
-        import matplotlib  # noqa: F401 (to say so before the work)
-    except ImportError as error:
-        raise ImportError("pictures need the extra [report]: pip install 'seer-rl[report]'") from error
+    """Return `output`. Raises ValueError if it cannot be a picture, ImportError without the extra [report]."""
+    from seer_rl.experiments import curves
+    from seer_rl.training.files import writable
+
+    curves.require()  # before the work
     return writable(output, *curves.KINDS)

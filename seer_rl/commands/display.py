@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: a run as it goes, and what it came to."""
+"""Shows a run in the terminal: how it goes, and what it came to."""
 
 import math
 import time
@@ -33,7 +33,7 @@ LINE_EVERY = 20.0  # seconds between lines where the output is no terminal
 
 
 def heading(run: Run) -> str:
-    """What is run, with the settings that make its results another thing than the paper's."""
+    """Return what is run, with the settings that make its results another thing than the paper's."""
     config = run.config
     return ", ".join(
         [config.env, name_of(config.agent)]
@@ -113,7 +113,7 @@ ROWS: list[tuple[str, Callable[[Phase], float], Callable[[float], str], bool]] =
 
 
 def summary(run: Run, console: Screen) -> None:
-    """What the run came to: cost before and after the freeze side by side, scores beside a random player's."""
+    """Print what the run came to: its cost before and after the freeze side by side, its scores beside a random player's."""
     by_name = {phase.name: phase for phase in run.account.phases}
     shown = [by_name[name] for name in ("images", "embeddings") if name in by_name]
     if shown:
@@ -147,6 +147,6 @@ def summary(run: Run, console: Screen) -> None:
 
 
 def baseline_flops(run: Run) -> int:
-    """The paper's count of the same run had nothing been frozen."""
+    """Return the operations of the run, by the paper's count, had nothing been frozen."""
     updates = sum(phase.steps for phase in run.account.phases if phase.name != "fill") // run.config.agent.update_every
     return updates * run.costs.update(frozen=False)[0]

@@ -1,4 +1,4 @@
-"""A run from its beginning, or where it was stopped, to its end."""
+"""Takes a run from its beginning, or from where it was stopped, to its end."""
 
 import contextlib
 import signal
@@ -20,7 +20,10 @@ from seer_rl.training.rundir import PICTURE
 
 
 def drive(run: Run, console: Screen, display: Display) -> None:
-    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C, SIGTERM or SIGHUP (a closed terminal)."""
+    """Train to the end and say what it came to; or stop with a checkpoint at Ctrl-C, SIGTERM or SIGHUP (a closed terminal).
+
+    Raises Mistake where the run directory cannot be used, Ended where the run was stopped or failed.
+    """
     config, say = run.config, console.say
     threads = torch.get_num_threads()
     begun = f", going on from step {run.step:,}" if run.step else ""
@@ -60,7 +63,7 @@ class Stopping:
         self._signals.__exit__(*error)
 
     def __call__(self, run: Run, event: Event | Metrics) -> None:
-        """Listen to when the compiler is at work, which looks at nothing for a long time."""
+        """Note when the compiler is at work: it takes long and never asks whether to stop, so a signal has to interrupt it."""
         self._compiling = event is Event.COMPILING
 
     def _stop(self) -> None:
@@ -71,7 +74,7 @@ class Stopping:
 
 @contextlib.contextmanager
 def interruptible(tell: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
-    """Take the first Ctrl-C, SIGTERM or SIGHUP as a request: `tell` is called, its number is in what this gives.
+    """Take the first Ctrl-C, SIGTERM or SIGHUP as a request: call `tell`, and add its number to the list that this gives.
 
     A second Ctrl-C or SIGTERM acts as always. A second SIGHUP does nothing: a terminal that closes may send several. One that
     was ignored from the start, by nohup, stays ignored.

@@ -1,22 +1,24 @@
-"""What ends a command early, in one sentence and an exit code."""
+"""Ends a command early, with one sentence and an exit code."""
 
 import contextlib
 from collections.abc import Iterator
 
-from seer_rl.commands.console import complain
-from seer_rl.envs.subprocess import EnvironmentFailed
+from seer_rl.commands.streams import complain
 from seer_rl.training.arguments import Mistake
 
 __all__ = ["Ended", "Mistake", "answered", "mistakes"]
 
 
 class Ended(Exception):
-    """A run ended before its last step: a sentence, and the exit code."""
+    """Says that a run ended before its last step. Its arguments are a sentence and the exit code."""
 
 
 @contextlib.contextmanager
 def mistakes() -> Iterator[None]:
-    """Make errors of setting up the user's to mend; those of training are ours, and keep their traceback."""
+    """Raise Mistake in place of errors that the user can put right.
+
+    To be used around what sets a command up. Errors of training are ours, and keep their traceback.
+    """
     try:
         yield
     except (ValueError, ImportError, MemoryError, OSError) as error:
@@ -28,18 +30,20 @@ def mistakes() -> Iterator[None]:
 
 
 def answered(error: BaseException) -> int:
-    """Say what ended a command, and return its exit code. Raises what is our mistake."""
+    """Print what ended a command, in a sentence, and return its exit code. Raises `error` again where it is ours to mend."""
     match error:
         case Mistake():
             complain(str(error))
             return 2
-        case EnvironmentFailed():
-            complain(f"the environment failed: {error}")
-            return 1
         case Ended():
             complain(str(error.args[0]))
             return int(error.args[1])
         case KeyboardInterrupt():
             complain("stopped")
             return 130
+    from seer_rl.envs.subprocess import EnvironmentFailed  # only now: it takes all environments with it
+
+    if isinstance(error, EnvironmentFailed):
+        complain(f"the environment failed: {error}")
+        return 1
     raise error

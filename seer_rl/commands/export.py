@@ -1,45 +1,38 @@
 """`seer export`: an agent's encoder, or its whole policy, in one file."""
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from seer_rl.agents.networks import scale_of
-from seer_rl.commands.console import tell
-from seer_rl.commands.errors import mistakes
-from seer_rl.experiments import export
-from seer_rl.training import build, checkpoint, files, transfer
-from seer_rl.training.arguments import read
-from seer_rl.training.files import writable
-from seer_rl.training.weights import tensors
 
+def export(
+    run: Annotated[Path, tyro.conf.arg(metavar="RUN")], output: Annotated[Path, tyro.conf.arg(metavar="OUTPUT")], /
+) -> None:
+    """Write the encoder of a run's agent (.safetensors), or its whole policy (.onnx), into one file.
 
-def command(arguments: list[str]) -> None:
-    """Write a run's encoder or policy into one file."""
+    Args:
+        run: Directory of the run.
+        output: File to write. NAME.safetensors holds the encoder's weights by layer; NAME.onnx takes images and gives actions.
+    """
+    import contextlib
 
-    def settings(
-        run: tyro.conf.Positional[Path], output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    ) -> tuple[Path, Path]:
-        """Write the encoder of a run's agent (.safetensors), or its whole policy (.onnx), into one file.
+    from seer_rl.agents.networks import scale_of
+    from seer_rl.commands.errors import mistakes
+    from seer_rl.commands.streams import tell
+    from seer_rl.experiments import export as onnx
+    from seer_rl.training import build, checkpoint, files, transfer
+    from seer_rl.training.weights import tensors
 
-        Args:
-            run: Run directory.
-            output: File to write: NAME.safetensors has the encoder's weights by layer, NAME.onnx takes images, gives actions.
-        """
-        return run, output
-
-    run, output = read(settings, "export", arguments)
     with mistakes():
         if output.suffix not in (".safetensors", ".onnx"):
             raise ValueError(f"{output} must end in .safetensors (the encoder) or .onnx (the policy)")
-        writable(output)
+        files.writable(output)
         config = checkpoint.load_config(run)
         agent, env = build.trained(run, config)
         with contextlib.closing(env):
             if output.suffix == ".onnx":
-                largest, seconds = export.export(agent, env, output, count=200)
+                largest, seconds = onnx.export(agent, env, output, count=200)
                 tell(
                     f"{output}: {output.stat().st_size / 1e6:.2f} MB, {1e3 * seconds:.2f} ms an observation on one core; "
                     f"the agent's actions at 200 observations, outputs within {largest:.1g}"

@@ -1,4 +1,4 @@
-"""Writing films, for the commands that make them."""
+"""Writes films, for the commands that make them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,7 +12,10 @@ from seer_rl.training.files import writable
 
 @contextlib.contextmanager
 def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], None]]:
-    """Write a film, frame by frame [H, W, 3] uint8; the file appears once it is whole. Needs the extra [video]."""
+    """Give a function that adds a frame [H, W, 3] uint8 to a film. The file appears once it is whole.
+
+    Raises Mistake where it cannot be written, and without the extra [video].
+    """
     with contextlib.ExitStack() as open_until_the_end:
         with mistakes():
             writable(video, ".mp4")

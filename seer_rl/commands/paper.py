@@ -1,31 +1,20 @@
-"""`seer paper`: the paper's tables and figures from our runs, and the sweeps that would fill them."""
+"""`seer paper`: make the paper's tables and figures from our runs, and print the sweeps that train those runs."""
 
-import math
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.table import Table as RichTable
 
-from seer_rl.bounds import MOST
-from seer_rl.commands.console import Screen, progress, tell
-from seer_rl.commands.errors import mistakes
-from seer_rl.experiments import results
-from seer_rl.experiments.curves import KINDS
+from seer_rl.bounds import Count, Within
+from seer_rl.commands.errors import Mistake, mistakes
+from seer_rl.commands.streams import tell
 from seer_rl.experiments.paper import published
-from seer_rl.experiments.paper.experiments import FIGURES, SEEDS, estimate, plan
-from seer_rl.experiments.paper.figures import draw
-from seer_rl.experiments.paper.tables import MISSING, Table, table1, table2, table3
-from seer_rl.experiments.results import Result
-from seer_rl.text import duration
-from seer_rl.training import files
-from seer_rl.training.arguments import Mistake, read
-from seer_rl.training.files import writable
+
+if TYPE_CHECKING:
+    from seer_rl.experiments.paper.tables import Table
 
 TABLES = ("table1", "table2", "table3")
-
-
 GROUPS = {
     "figure6": ("figure6a", "figure6b"),
     "figure7": ("figure7a", "figure7b", "figure7c"),
@@ -33,36 +22,37 @@ GROUPS = {
 }
 
 
-def command(arguments: list[str]) -> None:
-    """`seer paper`."""
-    if arguments[:1] == ["plan"]:
-        return plan_(arguments[1:])
+def paper(
+    what: Annotated[str, tyro.conf.arg(metavar="WHAT")],
+    /,
+    runs: tuple[Path, ...] = (),
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    flops: Annotated[float, Within(0, 1e18, beyond=True)] = published.BUDGET,
+    steps: Count = published.STEPS,
+) -> None:
+    """Make a table or figure of the paper from your runs, with the published numbers beside yours.
 
-    def settings(
-        what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")],
-        runs: tuple[Path, ...] = (),
-        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
-        flops: float = published.BUDGET,
-        steps: int = published.STEPS,
-    ) -> tuple[str, tuple[Path, ...], Path | None, float, int]:
-        """A table or figure of the paper from runs, published numbers beside ours; `seer paper plan figure4` says what to run.
+    To train the runs of figure 4, say, give the sweep that `seer paper plan figure4` prints to `seer sweep`.
 
-        Args:
-            what: table1 (scores), table2, table3 (operations by layer), figure2 to figure13.
-            runs: Directories of runs.
-            output: File to write: Markdown for a table (none: it is printed), PNG or PDF for a figure (none: NAME.png).
-            flops: table1: operations at which scores are read.
-            steps: table1: agent steps at which scores in little memory are read.
-        """
-        return what, runs, output, flops, steps
+    Args:
+        what: table1 (scores), table2 or table3 (operations by layer), or figure2 to figure13.
+        runs: Directories of runs. table2 and table3 need none.
+        output: File to write. A table becomes Markdown (None: it is printed), a figure a PNG or PDF (None: NAME.png).
+        flops: For table1: operations at which scores are read.
+        steps: For table1: agent steps at which scores in little memory are read.
+    """
+    from seer_rl.commands.console import Screen, progress
+    from seer_rl.experiments import results
+    from seer_rl.experiments.paper.experiments import FIGURES
+    from seer_rl.experiments.paper.figures import draw
+    from seer_rl.experiments.paper.tables import table1, table2, table3
+    from seer_rl.experiments.results import Result
+    from seer_rl.training import files
 
-    what, runs, output, flops, steps = read(settings, "paper", arguments)
     known(what, (*TABLES, *FIGURES, *GROUPS))
     with mistakes():
-        if not 0 < flops < math.inf or not 0 < steps <= MOST:
-            raise ValueError(f"--flops must be more than 0, and --steps from 1 to {MOST:.0e}")
         if what in TABLES and output:
-            writable(output)
+            files.writable(output)
         paths = {} if what in TABLES else pictures(what, output)
         found: list[Result] = []
         if what not in ("table2", "table3"):
@@ -76,16 +66,42 @@ def command(arguments: list[str]) -> None:
                 tell(output)
             else:
                 show(table)
-            return None
+            return
         for name, path in paths.items():
             for note in draw(name, found, path, progress):
                 tell(note)
             tell(path)
-    return None
+
+
+def plan(what: Annotated[str, tyro.conf.arg(metavar="WHAT")], /, estimate: bool = True) -> None:
+    """Print the sweep that fills a figure, for `seer sweep`, with what it will cost.
+
+    Args:
+        what: table1, or figure2 to figure13.
+        estimate: Measure some steps on this machine to tell how long the sweep would take.
+    """
+    from seer_rl.experiments.paper import experiments
+    from seer_rl.experiments.paper.experiments import FIGURES, SEEDS
+    from seer_rl.text import duration
+
+    known(what, ("table1", *FIGURES, *GROUPS))
+    for name in {"table1": ("figure3", "figure4"), **GROUPS}.get(what, (what,)):
+        experiment = FIGURES[name]
+        runs = len(experiment.envs) * len(experiment.arms) * len(SEEDS)
+        print(f"# {name}: {experiment.title}; {runs} runs. Save as {name}.toml, then: seer sweep {name}.toml")
+        if estimate:
+            with mistakes():
+                cost = experiments.estimate(experiment)
+            spent = f"{cost.flops / 1e12:,.0f}T FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine"
+            print(f"# about {spent},\n# by a measurement of some steps, without compiling")
+        print(experiments.plan(experiment))
 
 
 def pictures(what: str, output: Path | None) -> dict[str, Path]:
-    """Say where each part of a figure goes. Raises ValueError where one cannot."""
+    """Return the file of each part of a figure, by the part's name. Raises ValueError where one cannot be written."""
+    from seer_rl.experiments.curves import KINDS
+    from seer_rl.training.files import writable
+
     names = GROUPS.get(what, (what,))
     if output is None:
         paths = {name: Path(f"{name}.png") for name in names}
@@ -94,42 +110,19 @@ def pictures(what: str, output: Path | None) -> dict[str, Path]:
     return {name: writable(path, *KINDS) for name, path in paths.items()}
 
 
-def plan_(arguments: list[str]) -> None:
-    """`seer paper plan`."""
-
-    def settings(
-        what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WHAT")], estimate: bool = True
-    ) -> tuple[str, bool]:
-        """Print the sweep that fills a figure, for `seer sweep`, with what it will cost.
-
-        Args:
-            what: figure2 to figure13; table1.
-            estimate: Measure this machine for the time that it would take.
-        """
-        return what, estimate
-
-    what, measured = read(settings, "paper plan", arguments)
-    known(what, ("table1", *FIGURES, *GROUPS))
-    for name in {"table1": ("figure3", "figure4"), **GROUPS}.get(what, (what,)):
-        experiment = FIGURES[name]
-        runs = len(experiment.envs) * len(experiment.arms) * len(SEEDS)
-        print(f"# {name}: {experiment.title}; {runs} runs. Save as {name}.toml, then: seer sweep {name}.toml")
-        if measured:
-            with mistakes():
-                cost = estimate(experiment)
-            spent = f"{cost.flops / 1e12:,.0f}T FLOPs (the paper's count), {duration(cost.seconds)} on one core of this machine"
-            print(f"# about {spent},\n# by a measurement of some steps, without compiling")
-        print(plan(experiment))
-
-
 def known(what: str, names: tuple[str, ...]) -> None:
     """Raise Mistake unless `what` is one of `names`."""
     if what not in names:
         raise Mistake(f"there is no {what!r}: choose {', '.join(names)}")
 
 
-def show(table: Table) -> None:
+def show(table: "Table") -> None:
     """Print a table for people."""
+    from rich.table import Table as RichTable
+
+    from seer_rl.commands.console import Screen
+    from seer_rl.experiments.paper.tables import MISSING
+
     console = Screen(width=None if sys.stdout.isatty() else 200)
     rich = RichTable(title=table.title, title_justify="left")
     for i, name in enumerate(table.heading):

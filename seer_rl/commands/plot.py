@@ -1,31 +1,25 @@
 """`seer plot`: draw runs into one picture."""
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from seer_rl.commands.console import tell
-from seer_rl.commands.errors import mistakes
-from seer_rl.experiments import curves
-from seer_rl.training.arguments import read
-from seer_rl.training.files import writable
 
+def plot(
+    runs: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")], /, output: Path = Path("curves.png")
+) -> None:
+    """Draw runs of one environment into one picture: return over steps and over FLOPs, memory and speed.
 
-def command(arguments: list[str]) -> None:
-    """Draw runs into one picture."""
+    Args:
+        runs: Directories of the runs.
+        output: Picture to write, PNG or PDF.
+    """
+    from seer_rl.commands.errors import mistakes
+    from seer_rl.commands.streams import tell
+    from seer_rl.experiments import curves
+    from seer_rl.training.files import writable
 
-    def settings(
-        runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("curves.png")
-    ) -> tuple[tuple[Path, ...], Path]:
-        """Draw return over steps and over FLOPs, memory and speed of runs into one picture.
-
-        Args:
-            runs: Run directories.
-            output: Picture to write, PNG or PDF.
-        """
-        return runs, output
-
-    runs, output = read(settings, "plot", arguments)
     with mistakes():
         if not runs:
             raise ValueError("name at least one run directory")

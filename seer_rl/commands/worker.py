@@ -1,4 +1,4 @@
-"""The process of one run of a sweep: go on with the run, write its status beside it, and stop when whoever began it is gone."""
+"""Runs in the process of one run of a sweep: goes on with it, writes its status, and stops when whoever began it is gone."""
 
 import contextlib
 import json
@@ -10,10 +10,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from seer_rl.commands.console import Screen, undisturbed
+from seer_rl.commands.console import Screen
 from seer_rl.commands.display import Display
 from seer_rl.commands.drive import drive
 from seer_rl.commands.errors import Ended
+from seer_rl.commands.streams import undisturbed
 from seer_rl.experiments.worker import BUSY, STATUS, Status
 from seer_rl.training import checkpoint, files, loop, rundir
 from seer_rl.training.arguments import Mistake
@@ -25,7 +26,7 @@ EVERY = 1.0  # seconds between two writings of the status
 
 
 class Reporter(Display):
-    """Shows a run in the log, and writes its status."""
+    """Shows a run in its log, and writes its status beside it."""
 
     last = 0.0
 
@@ -43,7 +44,10 @@ class Reporter(Display):
 
 
 def main(run_dir: Path, cores: str) -> int:
-    """The worker's own process."""
+    """Go on with the run in `run_dir`, and return the exit code of this process: see `experiments.worker.start`.
+
+    cores: numbers of the only cores to use, with commas between; empty for all.
+    """
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     console = Screen(width=120)

@@ -1,21 +1,24 @@
-"""Settings as words: reading a command line, or those of a plan, which are the same."""
+"""Reads settings from words: those of a command line, and those of a plan, which are alike.
 
-import argparse
+What the settings of a training need is imported in `parse`, so that the help of other commands is printed at once.
+"""
+
 import contextlib
-import io
-import itertools
 import re
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from seer_rl import outside
-from seer_rl.envs import FAMILIES
-from seer_rl.training.config import AGENTS, TrainConfig
-from seer_rl.training.presets import PRESETS, configure
 
-TRAIN_HELP = f"""Train an agent; with --seer.freeze-step, freeze its encoder then and go on with embeddings.
+if TYPE_CHECKING:
+    from seer_rl.training.config import TrainConfig
+
+TRAIN_HELP = """Train an agent. With --seer.freeze-step, freeze its encoder at that step and go on with stored embeddings.
 
   seer train atari/alien                                   data-efficient Rainbow, 100,000 steps, never frozen
   seer train atari/alien --seer.freeze-step 50000          the same with SEER
@@ -25,43 +28,151 @@ TRAIN_HELP = f"""Train an agent; with --seer.freeze-step, freeze its encoder the
   seer train dmc/walker-walk --transfer runs/STAND         begin with another run's network, its encoder frozen from the start
   seer train atari/pong --agent dqn --replay.memory 500MB  another agent; memory in bytes, everything counted
 
---agent {{{",".join(AGENTS)}}} and --preset {{{",".join(PRESETS)}}} choose what the settings below start from."""
+--agent {agents} and --preset {presets} choose the defaults of the settings below."""
 
 
 class Mistake(ValueError):
     """Something the user can put right, said in one sentence."""
 
 
-def read(settings: Any, command: str, arguments: list[str], **options: Any) -> Any:
-    """tyro's answer to a command line, with its boxes of errors turned into a sentence."""
-    said = io.StringIO()
+def read(settings: Any, command: str, words: Sequence[str], **options: Any) -> Any:
+    """Return what tyro makes of `settings`, a function or a dataclass, from the words after `seer COMMAND`.
+
+    options: those of `tyro.cli`. Raises Mistake, in one sentence, for words that tyro refuses; SystemExit where they ask for
+    help.
+    """
+
+    def refuse(error: Any) -> None:
+        if type(error).__name__ == "BadValue" and error.argument.is_positional():
+            # An unknown option stands where a positional argument is due. With an empty word in that argument's place, tyro
+            # finds the option, and calls this function again.
+            read(settings, command, ["", *words], **options)
+        elif said := _sentence(error):
+            raise Mistake(f"{said} (seer {command} --help)")
+
+    with _refusing(refuse):
+        return tyro.cli(settings, prog=f"seer {command}", args=words, registry=NUMBERS, **options)
+
+
+@contextlib.contextmanager
+def _refusing(refuse: Callable[[Any], None]) -> Iterator[None]:
+    """Call `refuse` with what tyro has against a command line, before tyro prints a box about it and exits with code 2.
+
+    tyro's module for this came with 1.0.14 and is private: it may change. Where it is missing, the box is printed.
+    """
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(settings, prog=f"seer {command}", args=arguments, **options)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        inside = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]  # below the title; between rules
-        below = itertools.dropwhile(lambda line: not line.strip("─-"), inside)
-        sentence = " ".join(itertools.takewhile(lambda line: line.strip("─-"), below))
-        raise Mistake(f"{sentence.replace('Error parsing', 'cannot read')} (seer {command} --help)") from None
+        from tyro._errors import on_parse_error
+    except ImportError:
+        yield
+    else:
+        with on_parse_error(refuse):
+            yield
 
 
-def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
+def _sentence(error: Any) -> str | None:
+    """Say what an error of tyro's is about. None for a kind of error that is not known here."""
+    match type(error).__name__:
+        case "UnrecognizedArgs":
+            return _unknown(error.tokens)
+        case "MissingArgs" if error.unrecognized_tokens:
+            return _unknown(error.unrecognized_tokens)
+        case "MissingArgs":
+            names = [_name(one.arg) for one in error.missing_arguments]
+            return f"{_listed(names, 'and')} {'is' if len(names) == 1 else 'are'} missing"
+        case "InvalidChoice":
+            return f"{_name(error.argument)} must be {_listed(error.choices, 'or')}, not {error.value!r}"
+        case "BadValue":
+            return f"{_name(error.argument)} needs a value"
+        case "InstantiationFailure" if error.argument:
+            return f"cannot read {_name(error.argument)}: {error.message}"
+        case "InstantiationFailure":
+            return str(error.message)
+        case _:
+            return None
+
+
+def _unknown(words: Sequence[str]) -> str:
+    """Say which of some words that tyro cannot place is wrong: the first option, or else the first word."""
+    option = next((word for word in words if word.startswith("-")), None)
+    return f"there is no option {option.partition('=')[0]}" if option else f"{words[0]!r} is one word too many"
+
+
+def _name(argument: Any) -> str:
+    """Return how an argument is called on the command line: "RUN", "--steps", "-o or --output"."""
+    return str(argument.lowered.metavar if argument.is_positional() else " or ".join(argument.lowered.name_or_flags))
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """Join words by commas, the last two by the word `last`: "auto, cpu or cuda"."""
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+NUMBERS = ConstructorRegistry()
+
+
+@NUMBERS.primitive_rule
+def _numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Read int, float, either of them with None or some words besides, and tuples of these.
+
+    tyro can read them, too, but does not say in words what a text should have been. Returns None, which leaves the type to
+    tyro, for any other type.
+    """
+    many = get_args(info.type)[1:] == (...,)
+    hint = get_args(info.type)[0] if many else info.type
+    number: Any = None
+    words: dict[str, Any] = {}
+    for part in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        if part in (int, float):
+            number = part
+        elif part is NoneType:
+            words["None"] = None
+        elif get_origin(part) is Literal:
+            words |= {str(word): word for word in get_args(part)}
+        else:
+            return None
+    if number is None:
+        return None
+
+    def one(text: str) -> Any:
+        try:
+            return words[text] if text in words else number(text)
+        except ValueError:
+            what = {int: "a whole number", float: "a number"}[number]
+            raise ValueError(f"{text!r} is not {_listed([what, *words], 'or')}") from None
+
+    choices = {word: f"{{{word}}}" for word in words}
+    metavar = "|".join(filter(None, (choices.pop("None", ""), number.__name__.upper(), *choices.values())))  # as tyro writes it
+    return PrimitiveConstructorSpec(
+        nargs="*" if many else 1,
+        metavar=f"[{metavar} [{metavar} ...]]" if many else metavar,
+        instance_from_str=lambda texts: tuple(map(one, texts)) if many else one(texts[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: list(map(str, value if many else [value])),
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the defaults of a run's settings depend on, beside its environment. Empty: not named."""
+
+    agent: str = ""
+    preset: str = ""
+
+
+def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
     """Read the settings of a run from the words after `seer train`: those of agent and preset, then what the words change.
 
     trusting: the words are the user's own, so that code from elsewhere that they name may be imported.
     Raises Mistake for what cannot be read, and for settings that do not go together.
     """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    chooser.add_argument("--agent")
-    chooser.add_argument("--preset")
-    try:
-        names, rest = chooser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise Mistake(f"{error} (seer train --help)") from None
-    if trusting and names.agent:
-        outside.trust(names.agent)
+    from seer_rl.envs import FAMILIES
+    from seer_rl.training.config import AGENTS, TrainConfig
+    from seer_rl.training.presets import PRESETS, configure
+
+    start, rest = read(Start, "train", words, return_unknown_args=True, add_help=False)
+    if trusting:
+        outside.trust(start.agent)
+    about = TRAIN_HELP.format(agents=f"{{{','.join(AGENTS)}}}", presets=f"{{{','.join(PRESETS)}}}")
 
     def apply(config: TrainConfig) -> TrainConfig:
         known = {f"--env.{field.name.replace('_', '-')}" for field in fields(config.environment)}
@@ -70,9 +181,7 @@ def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
             if flag.startswith("--env.") and flag not in known and config.env:
                 raise Mistake(f"{config.env} has no setting {flag} (seer train {config.env} --help)")
         default = replace(config, env=config.env or tyro.MISSING)
-        chosen: TrainConfig = read(
-            tyro.conf.AvoidSubcommands[TrainConfig], "train", rest, description=TRAIN_HELP, default=default
-        )
+        chosen: TrainConfig = read(tyro.conf.AvoidSubcommands[TrainConfig], "train", rest, description=about, default=default)
         return chosen
 
     # The defaults, and with the agent its settings, depend on the environment, which only tyro can tell from the settings'
@@ -91,10 +200,10 @@ def parse(arguments: list[str], trusting: bool = False) -> TrainConfig:
     if trusting:
         outside.trust(guess.partition("/")[0])
     try:
-        asked = apply(configure(guess, names.agent, names.preset))
+        asked = apply(configure(guess, start.agent or None, start.preset or None))
         if trusting:
             outside.trust(asked.env.partition("/")[0])
-        config = configure(asked.env, names.agent, names.preset, asked.transfer.source is not None)
+        config = configure(asked.env, start.agent or None, start.preset or None, asked.transfer.source is not None)
     except ValueError as error:
         raise Mistake(str(error)) from error
     config = apply(config)

@@ -1,6 +1,5 @@
 """The settings of a training run: a dataclass, what settings are refused, and the TOML file that keeps them."""
 
-import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,11 +12,12 @@ from typeguard import TypeCheckError, check_type
 from seer_rl import agents, envs, outside
 from seer_rl.agents.base import Agent, AgentConfig
 from seer_rl.agents.rainbow import RainbowConfig
-from seer_rl.bounds import MOST, Count, Share, Steps, Within, check_bounds
+from seer_rl.bounds import Count, Share, Steps, Within, check_bounds
 from seer_rl.convergence import EVERY
 from seer_rl.envs.base import EnvConfig
 from seer_rl.replay.codec import Dtype
 from seer_rl.training.files import encodable
+from seer_rl.training.sizes import size_or
 
 AGENTS: dict[str, type[Agent]] = {agent.name: agent for agent in agents.AGENTS}
 
@@ -48,28 +48,6 @@ _outside: dict[type[AgentConfig], str] = {}  # names of the agents from elsewher
 
 
 EARLIEST = 10_000  # agent steps: no automatic freeze comes before, unless --seer.earliest says so
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of a size such as "70MB" (10^6), "64MiB" (2^20), "0.07GB" or "70560000"."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if not match or (match[3] and not match[2]):
-        raise ValueError(f"{text!r} is not a size: write for example 70MB, 512MiB or 1.5GB")
-    unit: int = (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
-    if (size := float(match[1]) * unit) > MOST:
-        raise ValueError(f"{text[:20]!r} is more than there can be: the most is {MOST:.0e} bytes")
-    return round(size)
-
-
-def size_or(*words: str) -> Any:
-    """Say how the command line reads a size, or one of `words` ("none" is None)."""
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="|".join(["SIZE", *words]),
-        instance_from_str=lambda texts: {"none": None}.get(texts[0], texts[0]) if texts[0] in words else parse_size(texts[0]),
-        is_instance=lambda value: value is None or isinstance(value, int) or value in words,
-        str_from_instance=lambda value: ["none" if value is None else str(value)],
-    )
 
 
 @dataclass(frozen=True)

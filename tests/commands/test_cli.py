@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,14 +56,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train atari/alien --seer.dtype uint4", "needs --seer.freeze-step"),
         ("train atari/alien --seer.dtype uint2", "--seer.dtype"),
         ("train atari/alien --seer.replay-ratio 4", "needs --seer.freeze-step"),
-        ("train atari/alien --seer.freeze soon", "--seer.freeze"),
+        ("train atari/alien --seer.freeze soon", "'soon' is not a whole number, auto or None"),
         ("train atari/alien --seer.freeze auto --seer.latest 0", "at least 1"),
         ("train atari/alien --seer.freeze auto --seer.earliest 8000 --seer.latest 5000", "lies before --seer.earliest 8,000"),
         ("train atari/alien --seer.freeze auto --steps 9000", "begins to look at step 10,000"),
         ("train atari/alien --seer.freeze 500 --seer.earliest 400", "is for --seer.freeze auto"),
         ("train atari/alien --seer.freeze 500 --seer.latest 50000", "is for --seer.freeze auto"),
         ("train atari/alien --analysis.every 0", "at least 1"),
-        ("train atari/alien --steps ten", "--steps"),
+        ("train atari/alien --steps ten", "--steps: 'ten' is not a whole number (seer train --help)"),
+        ("train atari/alien --agent.discount ten", "--agent.discount: 'ten' is not a number"),
+        ("train atari/alien --device gpu", "--device must be auto, cpu or cuda, not 'gpu'"),
+        ("train atari/alien --preset", "--preset needs a value"),
+        ("train --nonsense", "there is no option --nonsense"),
         ("train atari/alien --steps 0", "at least 1"),
         ("train atari/alien --seed -1", "at least 0"),
         ("train atari/alien --agent.learning-rate -1", "at least 0"),
@@ -100,9 +106,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train dmc/walker-walk --env.size 513", "at most 512"),
         ("train dmc/walker-walk --agent.crop 120", "smaller than the crop of 120x120"),
         ("train --agent.crop 120 dmc/walker-walk", "smaller than the crop of 120x120"),
-        ("eval nowhere --device gpu", "there is no device 'gpu'"),
-        ("eval nowhere --seed 18446744073709551616", "--seed from 0 to"),
-        ("play nowhere --video x.mp4 --seed -1", "--seed from 0 to"),
+        ("eval nowhere --device gpu", "--device must be auto, cpu or cuda, not 'gpu'"),
+        ("eval nowhere --seed 18446744073709551616", "--seed cannot be 18446744073709551616"),
+        ("play nowhere --video x.mp4 --seed -1", "--seed must be at least 0, not -1"),
         ("sweep --envs atari/alien --seeds 18446744073709551616", "a seed must be a whole number from 0 to"),
         ("sweep --envs atari/alien --settings=--seed=3", "--seed cannot be among the settings of a sweep"),
         ("sweep --envs atari/combat", "is for two players"),
@@ -112,10 +118,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sweep --envs atari/alien --arms a=--label=x", "--label cannot be among the settings"),
         ("sweep --envs atari/alien --memory 0", "is no memory for"),
         ("sweep --envs atari/alien --memory 10 --jobs 100", "is no memory for 100 runs"),
-        ("report . --every 100000000000000000000", "--every must be from 1 to 86,400"),
+        ("report . --every 100000000000000000000", "--every must be at least 1 and at most 86,400"),
         ("paper table1 --flops nan", "--flops must be more than 0"),
         ("eval nowhere", "is no run"),
-        ("eval", "PATH"),
+        ("eval", "RUN is missing"),
+        ("eval --nonsense", "there is no option --nonsense"),
+        ("eval --nonsense run", "there is no option --nonsense"),
+        ("eval run too", "'too' is one word too many"),
+        ("eval run --episodes", "--episodes needs a value"),
+        ("eval run --episodes 0", "--episodes must be at least 1, not 0"),
+        ("export --nonsense run x.onnx", "there is no option --nonsense"),
+        ("play run --vidoe x.mp4", "there is no option --vidoe"),
+        ("play", "RUN and --video are missing"),
+        ("resume run --steps 0", "--steps must be at least 1"),
+        ("sweep plan.toml --seeds 1 2", "give a plan or --envs"),
+        ("sweep --envs atari/alien --jobs 0", "--jobs must be at least 1"),
+        ("sweep --envs atari/alien --seeds x", "'x' is not a whole number"),
+        ("analyze", "say which: seer analyze attention, seer analyze similarity, seer analyze signals"),
+        ("analyze attention", "RUN is missing"),
+        ("analyze attraction run", "there is no command 'analyze attraction'"),
+        ("analyze similarity run --lag 0", "--lag must be at least 1"),
+        ("paper plan", "WHAT is missing"),
         ("play nowhere --video x.mp4", "is no run"),
         ("plot", "at least one"),
         ("plot nowhere", "is no run"),
@@ -168,6 +191,22 @@ def test_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in ("--seer.freeze-step", "--replay.memory", "--agent.learning-rate", "--preset paper"):
         assert word in text
+    assert main(["analyze", "--help"]) == 0
+    assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_help_waits_for_nothing_that_only_the_work_needs() -> None:
+    """In a process of its own: what a test has imported stays."""
+    code = "import sys, contextlib; from seer_rl.commands.main import COMMANDS, main\n"
+    code += "main(['--help']); assert 'tyro' not in sys.modules\n"
+    code += "for name in COMMANDS.keys() - {'train'}:\n"
+    code += "    with contextlib.suppress(SystemExit): main([*name.split(), '--help'])\n"
+    code += "    heavy = {'torch', 'numpy', 'gymnasium', 'rich', 'matplotlib', 'ray'} & sys.modules.keys()\n"
+    code += "    assert not heavy, (name, heavy)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("resume", "paper plan", "analyze signals"):
+        assert f"usage: seer {name} [-h]" in done.stdout
 
 
 @pytest.mark.parametrize(

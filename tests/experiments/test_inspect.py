@@ -148,8 +148,8 @@ def test_a_film(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("analyze", "say which analysis"),
-        ("analyze colours RUN", "there is no analysis 'colours'"),
+        ("analyze", "say which: seer analyze attention"),
+        ("analyze colours RUN", "there is no command 'analyze colours'"),
         ("analyze attention nowhere", "is no run"),
         ("analyze attention RUN --frames 200", "the run keeps 0 to 199"),
         ("analyze attention RUN --layer conv9", "there is no convolution 'conv9': choose conv1"),
@@ -157,7 +157,8 @@ def test_a_film(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("analyze attention RUN -o nowhere/picture.png", "there is no directory nowhere"),
         ("analyze attention RUN -o picture.png --video film.gif", "must end in .mp4"),
         ("analyze similarity RUN --lag 150", "lie 150 steps apart: it has 0, 100, 200"),
-        ("analyze similarity RUN --lag 0", "lie 0 steps apart"),
+        ("analyze similarity RUN --lag 0", "--lag must be at least 1, not 0"),
+        ("analyze similarity RUN --lag 77", "lie 77 steps apart"),
         ("analyze similarity EMPTY", "has no snapshots to look into: train it with --analysis.every"),
     ],
 )

@@ -216,7 +216,12 @@ def test_watching(runs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [("", "RUNS"), (".", "holds no runs"), ("nowhere", "no directory of runs"), (". --every 0", "from 1 to 86,400")],
+    [
+        ("", "RUNS"),
+        (".", "holds no runs"),
+        ("nowhere", "no directory of runs"),
+        (". --every 0", "at least 1 and at most 86,400"),
+    ],
 )
 def test_refusals(arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip

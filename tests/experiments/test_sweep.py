@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seer_rl.commands import sweep as sweeping
+from seer_rl.commands.board import board
 from seer_rl.commands.console import Screen
 from seer_rl.commands.main import main
+from seer_rl.commands.sweep import planned, read_plan
 from seer_rl.experiments import sweep, worker
 from seer_rl.training import checkpoint
 from seer_rl.training.arguments import Mistake
@@ -80,8 +81,7 @@ def test_plan(tmp_path: Path) -> None:
 
 
 def test_flags_say_the_same_as_a_plan() -> None:
-    options = sweeping.Options(envs=("atari/pong",), seeds=(1,), settings="--steps 9", arms=("a=--steps 8", "b="))
-    assert sweeping.plan(options)[0] == {
+    assert planned(("atari/pong",), (), (1,), "--steps 9", ("a=--steps 8", "b=")) == {
         "envs": ["atari/pong"], "agents": [], "seeds": [1], "settings": "--steps 9", "arms": {"a": "--steps 8", "b": ""},
     }  # fmt: skip
 
@@ -223,11 +223,10 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_board(straight: Path, plan: Path) -> None:
-    grid, _ = sweeping.plan(sweeping.Options(plan))
-    states = sweep.prepare(sweep.configs(grid, straight))
+    states = sweep.prepare(sweep.configs(read_plan(plan), straight))
     states[0].is_done, states[0].failure = False, "the loss is nan"
     console = Screen(record=True, width=200, file=io.StringIO())
-    console.print(sweeping.board(states))
+    console.print(board(states))
     text = console.export_text()
     assert "3 runs: 0 running, 1 failed, 0 waiting, 2 done" in text
     assert "360 of 360" in text

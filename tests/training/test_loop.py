@@ -16,10 +16,11 @@ from seer_rl.envs.dmc import ControlConfig
 from seer_rl.experiments import curves
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.build import every_step, make_agent
-from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, parse_size, to_toml
+from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
 from seer_rl.training.logger import read
 from seer_rl.training.presets import PRESETS, configure
 from seer_rl.training.run import Run
+from seer_rl.training.sizes import parse_size
 
 SHORT = TrainConfig(
     "atari/qbert",
