@@ -1,4 +1,4 @@
-"""Looking inside an encoder: where it looks, and how much a layer still changes.
+"""Looks inside an encoder: where it looks, and how much a layer still changes.
 
 A layer's activations are compared as matrices [samples, units]. Of a convolution, channels are the units, and every position of
 every image is a sample: there are then many more samples than units, without which either measure says little.
@@ -18,18 +18,18 @@ VARIANCE = 0.99  # of each layer, which SVCCA keeps
 
 
 def spatial_attention(activations: torch.Tensor) -> torch.Tensor:
-    """Attention maps [B, H, W] of activations [B, C, H, W]: softmax over positions of the mean over channels of |activation|.
+    """Return the attention maps [B, H, W] of activations [B, C, H, W].
 
-    Each map sums to 1 (the paper's section 5.4).
+    A map is the softmax over positions of the mean over channels of |activation|. It sums to 1 (the paper's section 5.4).
     """
     mean = activations.abs().mean(dim=1)  # [B, H, W]
     return mean.flatten(1).softmax(dim=1).view_as(mean)
 
 
 def record(network: Modular, compute: Callable[[], object]) -> dict[str, torch.Tensor]:
-    """What each convolution and linear layer of `network` gives while `compute` runs, by name, from the bottom up.
+    """Return what each convolution and linear layer of `network` gives while `compute` runs, by name, from the bottom up.
 
-    [B, C, H, W] or [B, units], after the ReLU where one follows. Names are those of the weights, without
+    Outputs are [B, C, H, W] or [B, units], after the ReLU where one follows. Names are those of the weights, without
     "encoder." before them.
     """
     following: dict[nn.Module, nn.Module] = {}
@@ -58,17 +58,18 @@ def record(network: Modular, compute: Callable[[], object]) -> dict[str, torch.T
 
 
 def units(activations: torch.Tensor) -> torch.Tensor:
-    """Activations [B, C, H, W] or [B, ..., units] as a float64 matrix [samples, units]."""
+    """Return activations [B, C, H, W] or [B, ..., units] as a float64 matrix [samples, units]."""
     if activations.dim() == 4:
         activations = activations.permute(0, 2, 3, 1)
     return activations.flatten(0, -2).double()
 
 
 def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float:
-    """Mean canonical correlation of the directions of x [n, p] and y [n, q] that hold `variance` of each (Raghu et al., 2017).
+    """Compute the mean canonical correlation of the directions of x [n, p] and y [n, q] that hold `variance` of each.
 
-    Between 0 and 1; 0 where a layer is constant. Of independent layers with a directions each it is about 0.85 sqrt(a / n), and
-    1 where there are as many directions as samples, whatever they hold: raises ValueError where n < 2 (a + b).
+    It lies between 0 and 1, and is 0 where a layer is constant (Raghu et al., 2017). For independent layers with a directions
+    each it is about 0.85 sqrt(a / n). With as many directions as samples it is 1, whatever they hold. So with a directions of
+    x and b of y, n must be at least 2 (a + b): raises ValueError where it is less.
     """
     if len(x) != len(y):
         raise ValueError(f"similarity needs the same samples on both sides, not {len(x)} and {len(y)}")
@@ -81,7 +82,7 @@ def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float
 
 
 def _directions(x: torch.Tensor, variance: float) -> torch.Tensor:
-    """Orthonormal [n, k]: the fewest left singular vectors of x that hold `variance` of it, none of them numerical noise."""
+    """Return the fewest left singular vectors of x that hold `variance` of it, without numerical noise: orthonormal [n, k]."""
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
     real = s > s[:1] * max(x.shape) * torch.finfo(s.dtype).eps
     held = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)

@@ -1,4 +1,7 @@
-"""Runs of a sweep on a Ray cluster: a task each, which goes on from the newest checkpoint on another node when its own dies."""
+"""Trains the runs of a sweep on a Ray cluster.
+
+Each run is a task. Where its node dies, it goes on from its newest checkpoint on another node.
+"""
 
 import contextlib
 import logging
@@ -10,7 +13,7 @@ from seer_rl.experiments import worker
 
 
 def work(run_dir: str) -> int:
-    """The task: begin or go on with a run, as on one machine. Returns the exit code of its process."""
+    """Begin or go on with a run, as on one machine, and return the exit code of its process. This is the task."""
     process = worker.start(Path(run_dir))
     try:
         return process.wait()
@@ -24,7 +27,10 @@ class Cluster:
     """Begins runs on the cluster at `address`; "local" makes one of this machine. Run directories must be seen by all nodes."""
 
     def __init__(self, address: str, threads: int) -> None:
-        """Raises ImportError without the extra [ray], ValueError if no cluster answers."""
+        """Connect to the cluster. threads: cores that a run takes.
+
+        Raises ImportError without the extra [ray], ValueError if no cluster answers.
+        """
         try:
             import ray
         except ImportError as error:
@@ -42,16 +48,18 @@ class Cluster:
         self._work = ray.remote(num_cpus=threads, max_retries=-1)(work)  # retried where a node dies
 
     def __call__(self, run_dir: Path) -> "Task":
+        """Begin or go on with the run in a directory."""
         return Task(self._ray, self._work.remote(str(run_dir.resolve())))
 
 
 class Task:
-    """A run somewhere in the cluster."""
+    """Stands for a run somewhere in the cluster, as a `Process`."""
 
     def __init__(self, ray: Any, reference: Any) -> None:
         self._ray, self._reference = ray, reference
 
     def poll(self) -> int | None:
+        """Return the exit code of the run's process: 143 if it was cancelled, -9 if it was lost; None while it goes on."""
         done, _ = self._ray.wait([self._reference], timeout=0)
         if not done:
             return None
@@ -64,5 +72,6 @@ class Task:
             return -9
 
     def terminate(self) -> None:
+        """Ask the run to stop with a checkpoint."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.cancel(self._reference)

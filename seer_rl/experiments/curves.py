@@ -1,4 +1,4 @@
-"""Pictures of runs: what they scored, what it cost, what they held."""
+"""Draws pictures of runs: what they scored, what it cost, what they held."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ def text(words: str) -> str:
 
 
 def write(figure: Any, output: Path, dpi: int = 130) -> None:
-    """Write a figure as its name's ending says, in one piece. Raises OSError."""
+    """Write a figure in the format that the file's ending names, in one piece. dpi: dots per inch. Raises OSError."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():  # a letter that the font lacks is a box
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
@@ -111,10 +111,10 @@ def draw(runs: Sequence[Path], output: Path) -> None:
 
 
 def picture(run_dir: Path) -> None:
-    """Draw the picture of one run that lies in its directory; otherwise as `draw`."""
+    """Draw one run into the picture in its directory. Raises what `draw` does."""
     draw([run_dir], run_dir / PICTURE)
 
 
 def _first_freeze(runs: Sequence[Result]) -> float:
-    """The earliest freeze of an arm, in agent steps; infinity where there was none."""
+    """Return the earliest freeze of an arm, in agent steps; infinity where there was none."""
     return min((float(run.freeze_step) for run in runs if run.freeze_step is not None), default=float("inf"))

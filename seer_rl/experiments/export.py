@@ -1,4 +1,4 @@
-"""An agent's policy as one ONNX file, for machines without PyTorch: images in, action out, everything between included."""
+"""Writes an agent's policy as one ONNX file, for machines without PyTorch: it takes images and gives actions."""
 
 import itertools
 import logging
@@ -22,7 +22,10 @@ TOLERANCE = 1e-4  # between the file's outputs and the agent's
 
 
 class Policy(nn.Module):
-    """What the file computes: uint8 [1, C, H, W] to (action [1], expected returns [1, actions]), or to (action [1, A],)."""
+    """Computes what the file does with images [1, C, H, W] uint8.
+
+    Discrete actions give (action [1], expected returns [1, actions]), continuous ones (action [1, A],).
+    """
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class Policy(nn.Module):
 
 
 def export(agent: Agent, env: gym.Env[Any, Any], path: Path, count: int = 200) -> tuple[float, float]:
-    """Write the policy of `agent` (on the CPU) for the observations of `env`, once `count` of them have shown it right.
+    """Write the policy of `agent` (on the CPU) for the observations of `env`, once it was right at `count` of them.
 
     Returns what `verify` does. Raises ImportError without the extra [onnx], ValueError if the file computes something else.
     """
@@ -56,8 +59,9 @@ def export(agent: Agent, env: gym.Env[Any, Any], path: Path, count: int = 200) -
 
 
 def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) -> tuple[float, float]:
-    """Compare a file with its agent on observations [C, H, W]: the largest difference, and seconds each on one core.
+    """Compare a file with its agent on observations [C, H, W] uint8.
 
+    Returns the largest difference of outputs, and the seconds that the file takes for one observation on one core.
     Raises ValueError where an action differs, or an output by more than `TOLERANCE`.
     """
     import onnxruntime
@@ -80,6 +84,6 @@ def verify(agent: Agent, path: Path, observations: Iterable[NDArray[np.uint8]]) 
 
 
 def observations(env: gym.Env[Any, Any], count: int, seed: int = 0) -> Iterable[NDArray[np.uint8]]:
-    """`count` observations of a random player."""
+    """Give `count` observations [C, H, W] uint8 of a random player."""
     env.action_space.seed(seed)
     return itertools.islice(met(lambda _: env.action_space.sample(), env, seed), count)

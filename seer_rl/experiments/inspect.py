@@ -1,4 +1,4 @@
-"""`seer analyze`: where an encoder looks, how much each layer still changes, and what an automatic freeze went by.
+"""Measures and draws what `seer analyze` shows: where an encoder looks, how much layers change, what a freeze went by.
 
 The first two need the snapshots that `seer train --analysis.every` keeps, and look at the same real observations: half from
 games of the run's agent as it ended, half from a random player's. They are taken at the first look and stay with the run. The
@@ -50,7 +50,7 @@ Progress = Callable[[Sequence[int], str], Iterable[int]]  # gives steps one afte
 
 
 def silent(steps: Sequence[int], what: str) -> Iterable[int]:
-    """Show nothing."""
+    """Give `steps` back, and show nothing."""
     return steps
 
 
@@ -58,7 +58,10 @@ def silent(steps: Sequence[int], what: str) -> Iterable[int]:
 
 
 def probe(run: Path, progress: Progress = silent) -> Image:
-    """The observations [n, C, H, W] kept with a run; taken now if this is the first look. Raises ValueError and OSError."""
+    """Return the observations [n, C, H, W] uint8 kept with a run. At the first look they are taken.
+
+    Raises ValueError where they are damaged, OSError where they cannot be written.
+    """
     path, config = run / checkpoint.ANALYSIS / PROBE, checkpoint.load_config(run)
     if os.path.lexists(path):
         with closing(build.make_env(config, training=False)) as env:
@@ -98,14 +101,14 @@ def kept(path: Path, shape: tuple[int, ...]) -> Image:
 
 
 def seen(act: Any, env: gym.Env[Any, Any], count: int, progress: Progress = silent) -> list[Image]:
-    """`count` observations of whole games, a stack's length apart."""
+    """Return `count` observations [C, H, W] of whole games, a stack's length apart. act: as in `met`."""
     apart = frames_in(env)
     steps = progress(range(count * apart), f"{count} observations")
     return [obs for step, obs in zip(steps, met(act, env, SEED), strict=False) if step % apart == 0]
 
 
 def met(act: Callable[[torch.Tensor], Any], env: gym.Env[Any, Any], seed: int) -> Iterator[Image]:
-    """Give the observations [C, H, W] of games without end, in which `act` gives an action for each, [1, C, H, W]."""
+    """Give the observations [C, H, W] uint8 of one game after another, without end. act: observation [1, C, H, W] -> action."""
     obs, _ = env.reset(seed=seed)
     while True:
         yield obs
@@ -115,7 +118,7 @@ def met(act: Callable[[torch.Tensor], Any], env: gym.Env[Any, Any], seed: int) -
 
 
 def activations(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
-    """Of every layer, by name, at `observations` [n, C, H, W], as the agent acts on them.
+    """Return the activations of every layer, by name, where the agent acts on `observations` [n, C, H, W].
 
     Raises ValueError where they are not finite.
     """
@@ -128,7 +131,7 @@ def activations(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
 
 
 def at(run: Path, step: int, agent: Agent, config: TrainConfig) -> Agent:
-    """`agent` with the weights that it had at `step`."""
+    """Give `agent` the weights that it had at `step`, and return it. Raises what `checkpoint.load_snapshot` does."""
     checkpoint.load_snapshot(run, step, agent, config)
     agent.eval()
     return agent
@@ -139,7 +142,7 @@ def at(run: Path, step: int, agent: Agent, config: TrainConfig) -> Agent:
 
 @dataclass(frozen=True)
 class Row:
-    """A frame, and where a layer looked at it at each of some steps."""
+    """Holds a frame, and where a layer looked at it at each of some steps."""
 
     name: str
     layer: str
@@ -149,8 +152,9 @@ class Row:
 
 
 def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None, progress: Progress = silent) -> list[Row]:
-    """Attention of a run's encoder at some of the observations kept with it, at up to `COLUMNS` of its snapshots.
+    """Measure where a run's encoder looked at some of the observations kept with it, at up to `COLUMNS` of its snapshots.
 
+    frames: numbers of the observations, from 0; empty for five of them. layer: as in `of_map`.
     Raises ValueError where there are no snapshots, no such frame, or no such layer.
     """
     config, steps = checkpoint.load_config(run), checkpoint.snapshots(run)
@@ -171,7 +175,10 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
 
 
 def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
-    """`layer`, or the last convolution whose map is fine enough. Raises ValueError for one that is not there."""
+    """Return `layer`, or for None the last convolution whose map is `LEAST_MAP` or larger.
+
+    Raises ValueError for a layer that is not there.
+    """
     found = {name: x for name, x in activations(agent, observations).items() if x.dim() == 4}
     if layer is not None and layer not in found:
         raise ValueError(f"there is no convolution {layer!r}: choose {', '.join(found)}")
@@ -179,7 +186,7 @@ def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
 
 
 def as_seen(agent: Agent, obs: Image) -> Image:
-    """[H, W, 3]: the newest frame of a stack [C, H, W], cut to what the agent acts on."""
+    """Return the newest frame [H, W, 3] of a stack [C, H, W], cut to what the agent acts on."""
     colours = 3 if len(obs) % 3 == 0 else 1
     frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[-1])[0]
     image: Image = frame.permute(1, 2, 0).expand(-1, -1, 3).numpy()
@@ -187,7 +194,7 @@ def as_seen(agent: Agent, obs: Image) -> Image:
 
 
 def overlaid(image: Image, attention: NDArray[np.float32]) -> Image:
-    """[H, W, 3]: `image`, darker, under a map's colours: from least, none, to most attention of this map."""
+    """Return `image` [H, W, 3], darker, under the colours of an attention map [h, w], from its least value to its largest."""
     import matplotlib
 
     heat = F.interpolate(torch.from_numpy(attention)[None, None], image.shape[:2], mode="bilinear")[0, 0].numpy()
@@ -198,7 +205,7 @@ def overlaid(image: Image, attention: NDArray[np.float32]) -> Image:
 
 
 def draw_attention(rows: list[Row], output: Path, title: str) -> None:
-    """The frames, and to the right of each where was looked at it, snapshot after snapshot."""
+    """Draw a line for each frame: the frame, and to its right where the layer looked at it, snapshot after snapshot."""
     columns = 1 + max(len(row.steps) for row in rows)
     with curves.canvas(1.35 * columns, 1.5 * len(rows) + 0.5) as figure:
         axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -215,7 +222,7 @@ def draw_attention(rows: list[Row], output: Path, title: str) -> None:
 
 
 def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None:
-    """Hand pictures of one game of the agent as it ended to `take`: what it sees, and beside it where `layer` looks."""
+    """Hand pictures [H, W, 3] of a game of a run's agent to `take`: what it sees, and beside it where `layer` looks."""
     agent, env = build.trained(run, checkpoint.load_config(run))
 
     def side_by_side(obs: torch.Tensor) -> Image:
@@ -241,8 +248,9 @@ Similarity = dict[str, list[tuple[int, float, float]]]  # layer: (step, SVCCA, C
 
 
 def similarity(run: Path, lag: int, progress: Progress = silent) -> tuple[Similarity, list[str]]:
-    """Every layer at every snapshot against itself `lag` steps earlier, and sentences about what could not be measured.
+    """Compare every layer at every snapshot with itself `lag` agent steps earlier.
 
+    Returns what was measured, and sentences about what could not be.
     Raises ValueError where no two snapshots lie that far apart.
     """
     config, steps = checkpoint.load_config(run), checkpoint.snapshots(run)
@@ -271,7 +279,7 @@ def similarity(run: Path, lag: int, progress: Progress = silent) -> tuple[Simila
 
 
 def sampled(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
-    """Every layer as [samples, units], the same at most `ROWS` samples at each call."""
+    """Return every layer's activations, by name: float64 [samples, units], of the same at most `ROWS` samples at each call."""
     pieces: dict[str, list[torch.Tensor]] = {}
     chunk = 100
     for begin in range(0, len(observations), chunk):
@@ -284,7 +292,7 @@ def sampled(agent: Agent, observations: Image) -> dict[str, torch.Tensor]:
 
 
 def table(found: Similarity) -> str:
-    """As CSV."""
+    """Write what `similarity` measured as CSV."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["step", "layer", "svcca", "cka"])
@@ -293,7 +301,7 @@ def table(found: Similarity) -> str:
 
 
 def draw_similarity(run: Path, found: Similarity, output: Path, lag: int) -> None:
-    """SVCCA to the left, CKA to the right; a line per layer, the lower the darker; dotted: T_f."""
+    """Draw SVCCA to the left and CKA to the right: a line for each layer, darker for lower ones, and T_f dotted."""
     import matplotlib
 
     with curves.canvas(11, 3.6) as figure:
@@ -328,7 +336,7 @@ PANELS = {
 
 
 def recorded(run: Path) -> list[Signals]:
-    """The signals of a run. Raises ValueError if it has none."""
+    """Read the signals of a run. Raises ValueError if it has none, or where they are damaged."""
     found = metrics(run)
     if "seer/cka" not in found:
         raise ValueError(f"{run} has no signals of convergence: train it with --seer.freeze auto")
@@ -343,14 +351,14 @@ def recorded(run: Path) -> list[Signals]:
 
 
 def frozen_at(run: Path) -> dict[str, int]:
-    """When the run was frozen, if it was, to be drawn into its signals."""
+    """Return the agent step at which a run was frozen, as {"frozen": step}, a mark for `Column`; {} where it was not."""
     steps = metrics(run).get("seer/freeze_step")
     return {"frozen": steps[0][0]} if steps else {}
 
 
 @dataclass(frozen=True)
 class Column:
-    """Signals of a run, and steps to mark among them."""
+    """Holds the signals of a run, and steps to mark among them."""
 
     title: str
     history: list[Signals]
@@ -359,7 +367,7 @@ class Column:
 
 
 def draw_signals(columns: Sequence[Column], output: Path) -> None:
-    """A column per run, a row per signal, a vertical line per mark: the same name, the same colour."""
+    """Draw a column for each run, a row for each signal, and a vertical line for each mark, in one colour for each name."""
     rows = [*PANELS, *(["ahead"] if any(column.ahead for column in columns) else [])]
     names = list(dict.fromkeys(name for column in columns for name in column.marks))
     with curves.canvas(1.6 + 3.3 * len(columns), 1.15 * len(rows) + 0.8, font=8) as figure:

@@ -1,4 +1,4 @@
-"""What runs left behind: read from their directories, compared along steps, FLOPs, time or memory."""
+"""Reads what runs left in their directories, and compares it along steps, FLOPs, time or memory."""
 
 import functools
 import os
@@ -25,7 +25,7 @@ LARGEST = float(np.finfo(np.float32).max)  # of what is shown
 
 @dataclass(frozen=True)
 class Result:
-    """A run, finished or not: its settings and its metrics as (step, value) pairs."""
+    """Holds a run, finished or not: its settings, and its metrics as (step, value) pairs."""
 
     run_dir: Path
     config: TrainConfig
@@ -33,18 +33,19 @@ class Result:
 
     @property
     def agent(self) -> str:
+        """Return the name of its agent."""
         return name_of(self.config.agent)
 
     @cached_property
     def freeze_step(self) -> int | None:
-        """T_f, once it is reached."""
+        """Return T_f in agent steps, once it is reached; None before."""
         return int(self.metrics["seer/freeze_step"][0][1]) if "seer/freeze_step" in self.metrics else None
 
     @property
     def frozen(self) -> str:
-        """Whether and when its encoder was frozen: "never", "when converged" or "at 50,000".
+        """Say whether and when its encoder was frozen: "never", "when converged" or "at 50,000".
 
-        What happened counts, not what the settings hoped for; until the run has ended, what they plan.
+        Once it was frozen, or the run has ended, this is what happened; until then, it is what the settings plan.
         """
         planned, steps = self.config.seer.freeze_step, self.config.steps
         hopeless = planned is None or (planned == "auto" and self.config.seer.between(steps)[0] >= steps)
@@ -55,7 +56,7 @@ class Result:
 
     @property
     def traits(self) -> dict[str, str]:
-        """What tells arms apart, whatever they are called; each as a few words."""
+        """Return what tells arms apart, whatever they are called, each as a few words."""
         config, never = self.config, self.frozen == NEVER
         return {
             "frozen": "never frozen" if never else f"frozen {self.frozen}",
@@ -66,7 +67,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What its settings are called."""
+        """Return what its settings are called."""
         donor = self.config.transfer.source
         if self.config.label:
             return self.config.label
@@ -77,11 +78,12 @@ class Result:
 
     @cached_property
     def step(self) -> int:
-        """The latest that is known of."""
+        """Return the latest agent step that its metrics tell of."""
         return max((series[-1][0] for series in self.metrics.values()), default=0)
 
     @property
     def has_ended(self) -> bool:
+        """Tell whether it was evaluated at its last step."""
         return bool(len(self.steps)) and int(self.steps[-1]) == self.config.steps
 
     def series(self, metric: str) -> tuple[Array, Array]:
@@ -97,16 +99,19 @@ class Result:
 
     @cached_property
     def steps(self) -> Array:
-        """Of its evaluations, [evaluations]."""
+        """Return the agent steps [evaluations] of its evaluations."""
         return self.series("eval/return")[0]
 
     @cached_property
     def returns(self) -> Array:
-        """Mean score of each evaluation, [evaluations]."""
+        """Return the mean score of each evaluation, [evaluations]."""
         return self.series("eval/return")[1]
 
     def along(self, axis: Axis, steps: Array) -> Array:
-        """Where the run was on `axis` at `steps`: operations (the paper's count), seconds of training, most bytes of replay."""
+        """Return where the run was on `axis` at `steps` [n]: [n], float64.
+
+        flops: operations, the paper's count. seconds: of training. bytes: the most that the replay had taken until then.
+        """
         if axis == "steps":
             return steps
         names = {"flops": "compute/flops", "seconds": "charts/seconds", "bytes": "replay/bytes"}
@@ -118,18 +123,18 @@ class Result:
         return there
 
     def at(self, axis: Axis, step: float) -> float:
-        """Where the run was on `axis` at one step; see `along`."""
+        """Return where the run was on `axis` at one step, as `along`."""
         return float(self.along(axis, np.array([float(step)]))[0])
 
     def score_at(self, axis: Axis, x: float) -> float | None:
-        """Return at `x` of `axis`, linear between evaluations; None before the first and after the last."""
+        """Return the score at `x` of `axis`, linear between evaluations; None before the first and after the last."""
         if not len(self.steps):
             return None
         xs = self.along(axis, self.steps)
         return float(np.interp(x, xs, self.returns)) if xs[0] <= x <= xs[-1] else None
 
     def speeds(self) -> tuple[float | None, float | None]:
-        """Agent steps per second at the end of the phase on images, and of that on embeddings."""
+        """Return agent steps per second at the end of the phase on images, and of that on embeddings; None without it."""
         freeze = self.freeze_step if self.freeze_step is not None else float("inf")
         steps, values = self.series("charts/SPS")
         before, after = values[steps <= freeze], values[steps > freeze]
@@ -150,7 +155,7 @@ def read(run_dir: Path) -> Result:
 
 
 def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
-    """The runs at or below `paths`; those that cannot be read are named through `say` and left out.
+    """Read the runs at or below `paths`. Those that cannot be read are named through `say` and left out.
 
     Raises ValueError where there are none.
     """
@@ -236,7 +241,7 @@ def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
 
 
 def scores_at(runs: Iterable[Result], axis: Axis, x: float) -> list[float]:
-    """Returns at `x` of the runs that have come that far."""
+    """Return the scores at `x` of `axis` of the runs that have come that far."""
     return [score for run in runs if (score := run.score_at(axis, x)) is not None]
 
 
@@ -247,19 +252,19 @@ def common(lines: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def mean_along(runs: Iterable[Result], axis: Axis, steps: Array) -> Array:
-    """Where on average runs were on `axis` at `steps`."""
+    """Return where runs were on `axis` at `steps` [n], on average: [n]."""
     mean: Array = np.mean([run.along(axis, steps) for run in runs], axis=0)
     return mean
 
 
 def random_return(runs: Iterable[Result]) -> float | None:
-    """Mean return of the random players of `runs`; None where none has played."""
+    """Return the mean score of the random players of `runs`; None where none has played."""
     found = [value for run in runs for _, value in run.metrics.get("eval/random_return", [])]
     return float(np.mean(found)) if found else None
 
 
 def differing(results: Iterable[Result]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Settings that all runs share, and for each run those in which they differ, by their names on the command line."""
+    """Return the settings that all runs share, and for each run those in which they differ, by dotted name."""
     found = [flat(result.config) for result in results]
     names = list(dict.fromkeys(name for settings in found for name in settings))
     same = {n: found[0].get(n) for n in names if all(settings.get(n) == found[0].get(n) for settings in found)}

@@ -1,4 +1,4 @@
-"""Statistics of runs: normalised scores, and rliable's aggregates with stratified bootstrap intervals (Agarwal et al., 2021).
+"""Computes statistics of runs: rliable's, with stratified bootstrap intervals (Agarwal et al., 2021), on normalised scores.
 
 Scores are arrays [runs, tasks], or [runs, tasks, points] where a run was measured several times. Intervals are 95% percentile
 intervals over runs, each task resampled by itself. The bootstrap's random numbers are always the same ones.
@@ -20,7 +20,7 @@ REPEATS = 2000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its 95% interval."""
+    """Holds a statistic and its 95% interval."""
 
     point: float
     low: float
@@ -56,7 +56,7 @@ def average(scores: Array) -> Array:
 
 
 def aggregates(scores: Array) -> dict[str, Estimate]:
-    """Estimate IQM, median, mean and optimality gap of normalised scores [runs, tasks]."""
+    """Estimate IQM, median, mean and optimality gap of normalised scores [runs, tasks], by name. Needs the extra [report]."""
     from rliable import metrics
 
     functions = [iqm, metrics.aggregate_median, metrics.aggregate_mean, metrics.aggregate_optimality_gap]
@@ -89,11 +89,9 @@ def mean(scores: Sequence[float]) -> Estimate:
 
 
 def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Array, Array, Array]:
-    """Compute function(*scores), and both ends of the interval of each of its numbers.
+    """Return function(*scores) [n], and both ends of the interval of each of its numbers: [n] each.
 
-    Several scores are resampled independently.
-
-    Raises ImportError without the extra [report].
+    Several arrays of scores are resampled independently. Raises ImportError without the extra [report].
     """
     try:
         from rliable import library
@@ -107,7 +105,7 @@ def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Arra
 
 @contextlib.contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """rliable draws from NumPy's global generator: seed it, and leave it as it was."""
+    """Seed NumPy's global generator, from which rliable draws, and leave it as it was before."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:

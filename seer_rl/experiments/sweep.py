@@ -1,4 +1,4 @@
-"""Many runs: environments x agents x settings x seeds, several at a time, in one table. Called again, it goes on."""
+"""Trains many runs, several at a time: environments x agents x settings x seeds. Called again, it goes on."""
 
 import math
 import os
@@ -27,9 +27,9 @@ BUSY_FOR = 5.0  # seconds until a run is tried again in which another process tr
 
 
 def configs(grid: Mapping[str, Any], output: Path, trusting: bool = False) -> dict[Path, TrainConfig]:
-    """Settings of every run of a plan, by run directory. Raises ValueError or Mistake for what is no plan.
+    """Return the settings of every run of a plan, by run directory. Raises ValueError or Mistake for what is no plan.
 
-    trusting: its words are the user's own, and not a file's.
+    trusting: the plan's words are the user's own, and not a file's.
     """
     top = {key: value for key, value in grid.items() if key != "grid"}
     grids = grid.get("grid", [{}])
@@ -67,7 +67,7 @@ def configs(grid: Mapping[str, Any], output: Path, trusting: bool = False) -> di
 
 
 def _config(env: str, agent: Any, arm: str, settings: str, trusting: bool) -> TrainConfig:
-    """Settings of an arm's runs, but for seed and directory."""
+    """Return the settings of an arm's runs, but for seed and directory. Raises ValueError or Mistake."""
     if not re.fullmatch(r"[\w.+-]*", arm):
         raise ValueError(f"an arm cannot be called {arm!r}: use letters, digits, dot, plus and dash")
     try:
@@ -83,7 +83,7 @@ def _config(env: str, agent: Any, arm: str, settings: str, trusting: bool) -> Tr
 
 
 class State:
-    """A run of the sweep, as the table shows it."""
+    """Holds how it stands with a run of the sweep."""
 
     def __init__(self, run_dir: Path, config: TrainConfig) -> None:
         self.run_dir, self.config = run_dir, config
@@ -95,9 +95,11 @@ class State:
 
     @property
     def waits(self) -> bool:
+        """Tell whether the run is still to be begun, or gone on with."""
         return not (self.process or self.is_done or self.failure)
 
     def words(self) -> str:
+        """Say how it stands: done, failed, running or waiting."""
         if self.is_done:
             return "done"
         if self.failure:
@@ -106,7 +108,7 @@ class State:
 
 
 def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
-    """Write the settings of runs that are not begun yet.
+    """Write the settings of runs that are not begun yet, and return how it stands with each run.
 
     Raises ValueError where settings cannot work (each is tried once, whatever the seed) or a directory holds others.
     """
@@ -138,9 +140,10 @@ def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
 
 
 def settle(runs: dict[Path, TrainConfig], share: int | None, jobs: int, say: Callable[[str], None]) -> dict[Path, TrainConfig]:
-    """The runs with `share` bytes, or what their settings say, as memory limit; replays that are "auto" get a size.
+    """Return the runs with a memory limit of `share` bytes, or of what their settings say; replays that are "auto" get a size.
 
-    Raises ValueError, with the arithmetic, if a run cannot keep to its limit.
+    jobs: runs at a time, between which free memory is shared. Raises ValueError, with the arithmetic, if a run
+    cannot keep to its limit.
     """
     settled: dict[TrainConfig, TrainConfig] = {}  # seeds of the same settings need the same
     result = {}
@@ -196,7 +199,7 @@ def run(
 
 
 def _ended(state: State, code: int, stopping: bool) -> None:
-    """What the end of a run's process means for the run."""
+    """Note what the end of a run's process means for the run. stopping: the sweep was asked to stop."""
     state.process = None
     if code == 0:
         state.is_done = True
@@ -211,7 +214,7 @@ def _ended(state: State, code: int, stopping: bool) -> None:
 
 
 def cores() -> list[int]:
-    """Those that this process may use."""
+    """Return the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
@@ -225,6 +228,7 @@ class Local:
         ]
 
     def __call__(self, run_dir: Path) -> Process:
+        """Begin or go on with the run in a directory."""
         i = next(i for i, (_, process) in enumerate(self._slots) if process is None or process.poll() is not None)
         own = self._slots[i][0]
         process = worker.start(run_dir, own)

@@ -1,4 +1,4 @@
-"""The process of one run of a sweep, from outside: how it is begun, and what it says of itself in the run directory."""
+"""Starts the process of one run of a sweep, and reads what it says of itself in the run directory."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ BUSY = 75  # exit code where another process trains in the run directory
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is, for whoever shows several."""
+    """Holds how far a run is, for a table of several."""
 
     step: int = 0
     steps: int = 1
@@ -28,7 +28,7 @@ class Status:
 
 
 def read_status(run_dir: Path) -> Status:
-    """What a run last said of itself; of one that never did, nothing."""
+    """Read what a run last said of itself. Returns the defaults where it never did, or where the file is damaged."""
     try:
         status = Status(**json.loads(files.read(run_dir / STATUS)))
         numbers = (status.step, status.steps, status.speed, status.score or 0.0, status.replay_bytes, status.process_bytes)
@@ -40,9 +40,10 @@ def read_status(run_dir: Path) -> Status:
 
 
 class Worker(subprocess.Popen[bytes]):
-    """The process, from outside."""
+    """Stands for the process of a run on this machine, as a `Process`."""
 
     def poll(self) -> int | None:
+        """Return the exit code; None while the process goes on."""
         code = super().poll()
         if code is not None and self.stdin:
             self.stdin.close()
@@ -50,7 +51,7 @@ class Worker(subprocess.Popen[bytes]):
 
 
 def start(run_dir: Path, cores: list[int] | None = None) -> Worker:
-    """Begin or go on with the run whose settings are in `run_dir`, in a process of its own; what it says goes to its log.
+    """Begin or go on with the run whose settings are in `run_dir`, in a process of its own. What it prints goes to its log.
 
     It ends with 0 when the run has, with 128 + a signal's number when it was stopped, with `BUSY` where another process trains
     in the directory, and else with 1 or 2. cores: the only ones it may use.
@@ -68,7 +69,7 @@ def start(run_dir: Path, cores: list[int] | None = None) -> Worker:
 
 
 def last_words(run_dir: Path) -> str:
-    """What a run said at its end, if it said anything."""
+    """Return the last line of a run's log, or words that say that there is none."""
     try:
         lines = files.read(run_dir / LOG).decode(errors="replace").strip().splitlines()
     except OSError:
@@ -77,8 +78,10 @@ def last_words(run_dir: Path) -> str:
 
 
 class Process(Protocol):
-    """A run that goes on somewhere."""
+    """Stands for a run that goes on somewhere, and that can be asked to stop."""
 
-    def poll(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """Return its exit code (negative: killed by that signal), or None while it goes on."""
 
-    def terminate(self) -> None: ...
+    def terminate(self) -> None:
+        """Ask it to stop with a checkpoint."""
