@@ -22,21 +22,21 @@ from seer_rl.training.arguments import Mistake
 from seer_rl.training.logger import METRICS
 
 SETTINGS = (
-    "--steps 360 --agent.hidden 16 --agent.learning-starts 100 --agent.batch-size 8 --no-compile --replay.capacity 400"
-    " --eval.every 360 --eval.episodes 1 --checkpoint-every 60"
+    "--steps 160 --agent.hidden 16 --agent.learning-starts 40 --agent.batch-size 8 --no-compile --replay.capacity 200"
+    " --eval.every 160 --eval.episodes 1 --checkpoint-every 40"
 )
 PLAN = f"""
 seeds = [1]
-arms = {{SEER = "--seer.freeze-step 200", never = ""}}
+arms = {{SEER = "--seer.freeze-step 100", never = ""}}
 settings = "{SETTINGS}"
 [[grid]]
-envs = ["atari/qbert"]
+envs = ["atari/asterix"]
 [[grid]]
-envs = ["atari/pong"]
+envs = ["atari/qbert"]
 arms = {{}}
 seeds = [3]
 """
-NAMES = {"atari-qbert__rainbow__SEER__1", "atari-qbert__rainbow__never__1", "atari-pong__rainbow__3"}
+NAMES = {"atari-asterix__rainbow__SEER__1", "atari-asterix__rainbow__never__1", "atari-qbert__rainbow__3"}
 
 
 def begin(*arguments: str) -> subprocess.Popen[str]:
@@ -137,10 +137,10 @@ def test_finished_runs_are_not_repeated(plan: Path, straight: Path) -> None:
 
 
 def test_other_settings_are_refused(plan: Path, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan.with_name("other.toml").write_text(PLAN.replace("360", "400"))
+    plan.with_name("other.toml").write_text(PLAN.replace("--steps 160", "--steps 200"))
     assert main(["sweep", str(plan.with_name("other.toml")), "--output", str(straight)]) == 2
     assert "begun with other settings (steps)" in capsys.readouterr().err
-    (plan.parent / "taken" / "atari-pong__rainbow__3").mkdir(parents=True)
+    (plan.parent / "taken" / "atari-qbert__rainbow__3").mkdir(parents=True)
     assert main(["sweep", str(plan), "--output", str(plan.parent / "taken")]) == 2
     assert "is no run" in capsys.readouterr().err
 
@@ -229,7 +229,7 @@ def test_board(straight: Path, plan: Path) -> None:
     console.print(board(states))
     text = console.export_text()
     assert "3 runs: 0 running, 1 failed, 0 waiting, 2 done" in text
-    assert "360 of 360" in text
+    assert "160 of 160" in text
     assert "the loss is nan" in text
 
 

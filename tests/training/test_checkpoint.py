@@ -155,11 +155,14 @@ def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from seer_rl.envs import atari
 from seer_rl.training import loop
 from seer_rl.training.config import from_toml
 from seer_rl.training.process import prepare
 from seer_rl.training.run import Run
+from tests.seer import SHORT_GAME
 import dataclasses
+atari.MAX_FRAMES = SHORT_GAME
 config = dataclasses.replace(from_toml(Path(sys.argv[1]).read_text("utf-8")), run_dir=Path(sys.argv[2]))
 def show(run, event):
     if run.step >= int(sys.argv[3]):
