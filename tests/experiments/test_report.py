@@ -181,6 +181,7 @@ def test_a_sweep_that_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Capture
     metrics = tmp_path / "runs/qbert-SEER-1" / METRICS
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(line for line in lines if not line.startswith(("120,", "160,"))), newline="")
+    (tmp_path / "runs/qbert-SEER-1" / ENDED).unlink()
     for path in (tmp_path / "runs/qbert-SEER-2").iterdir():
         if path.name != CONFIG:
             path.unlink()

@@ -18,7 +18,7 @@ from seer_rl.replay.replay import Batch
 from seer_rl.training import loop
 from seer_rl.training.compile import compile_losses, uncompile_losses
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
-from seer_rl.training.events import Event
+from seer_rl.training.events import Event, Metrics
 from seer_rl.training.run import Run
 
 SHORT = TrainConfig(
@@ -76,8 +76,8 @@ def test_agents_without_small_losses_are_left_alone() -> None:
 
 def test_a_compiled_run_tells_what_compiling_took(tmp_path: Path) -> None:
     run = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run", precision="bfloat16"))
-    said = set()
-    loop.train(run, lambda run, event: said.add(event))
+    said: list[Event | Metrics] = []
+    loop.train(run, lambda run, event: said.append(event))
     assert Event.COMPILING in said
     clock = (tmp_path / "run" / "clock.csv").read_text("utf-8")
     assert clock.count("charts/compile_seconds") == 2  # on images, on embeddings
