@@ -41,7 +41,7 @@ def iqm(scores: Array) -> Array:
     """Compute the interquartile mean over runs and tasks, [...] of scores [runs, tasks, ...].
 
     A quarter of the scores, rounded down, is left out at either end. rliable's own function gives the same numbers, but takes
-    100 times longer for the few scores of a resample, of which an interval needs thousands.
+    20 times longer for the few scores of a resample, of which an interval needs thousands.
     """
     ordered = np.sort(scores.reshape(-1, *scores.shape[2:]), axis=0)
     cut = len(ordered) // 4
