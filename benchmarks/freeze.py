@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from seer_rl.replay.replay import REWRITE_CHUNK
+from seer_rl.replay.convert import CHUNK
+from seer_rl.replay.observation import ONLY, keyed
 from seer_rl.seer import freeze, views
 from seer_rl.training import process
 from seer_rl.training.config import ReplayConfig, SeerConfig
@@ -66,17 +67,17 @@ def main(
     run = Run(replace(config, replay=ReplayConfig(capacity=steps)))
     space, actions = run.eval_env.observation_space, run.eval_env.action_space
     frames = np.random.default_rng(0).integers(0, 256, (64, *(space.shape or ())), dtype=np.uint8)
-    run.replay.begin(frames[0])
+    run.replay.begin(frames[:1])
     for i in range(steps - 1):
-        run.replay.add(actions.sample(), 0.0, False, i % 500 == 499, frames[i % 64])
+        run.replay.add([actions.sample()], [0.0], [False], [i % 500 == 499], frames[i % 64][None])
         if i % 500 == 499:
-            run.replay.begin(frames[0])
+            run.replay.begin(frames[:1])
     run.close()
 
-    chunk = torch.from_numpy(frames[:REWRITE_CHUNK]).to(run.device)
-    images = torch.cat(views(run.agent, chunk, run.costs.copies, current=False))
+    chunk = torch.from_numpy(frames[:CHUNK]).to(run.device)
+    images = torch.cat([keyed(view)[ONLY] for view in views(run.agent, chunk, run.costs.copies, current=False)])
     with torch.no_grad():
-        forward = machine.seconds(lambda: run.agent.lower(images), run.device) / REWRITE_CHUNK
+        forward = machine.seconds(lambda: run.agent.lower(images), run.device) / CHUNK
     bytes_before, before = run.replay.bytes_per_step, psutil.Process().memory_info().rss
     forget()
     begun = time.perf_counter()

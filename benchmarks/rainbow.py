@@ -61,9 +61,9 @@ class Side:
         batch = self.timed("sample", lambda: run.replay.sample(run.batch_size).to(run.device))
         self.timed("update", lambda: run.agent.update(batch))
         obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.step_wait)
-        self.timed("store", lambda: run.replay.add(action, reward, terminated, truncated, obs))
+        self.timed("store", lambda: run.replay.add([action], [reward], [terminated], [truncated], obs[None]))
         if terminated or truncated:
-            run.replay.begin(run.env.reset())
+            run.replay.begin(run.env.reset()[None])
         self.times.setdefault("whole step", []).append(1e3 * (time.perf_counter() - begun))
 
     def floor(self, rate: float, bandwidth: float) -> float:
@@ -82,14 +82,14 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
     side = Side(Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
     run = side.run
     run.env = build.start_env(config)
-    run.replay.begin(run.env.reset(seed=0))
+    run.replay.begin(run.env.reset(seed=0)[None])
     for _ in range(FILL):
         action = run.eval_env.action_space.sample()
         run.env.step_async(action)
         obs, reward, terminated, truncated, _ = run.env.step_wait()
-        run.replay.add(action, reward, terminated, truncated, obs)
+        run.replay.add([action], [reward], [terminated], [truncated], obs[None])
         if terminated or truncated:
-            run.replay.begin(run.env.reset())
+            run.replay.begin(run.env.reset()[None])
     if frozen:
         freeze(run.agent, run.replay)
         run.frozen_at = 0

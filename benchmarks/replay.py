@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from seer_rl.replay.codec import DTYPES, Dtype
+from seer_rl.replay.observation import ONLY, Obs, keyed
 from seer_rl.replay.replay import Replay
 from seer_rl.training.config import TrainConfig
 from seer_rl.training.process import prepare
@@ -31,29 +32,34 @@ def build(steps: int, exponent: float) -> Replay:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
     replay = Replay((4, 84, 84), (), "u1", capacity=steps, stack=4, n_step=20, priority_exponent=exponent)
-    replay.begin(frames[0])
+    replay.begin(frames[:1])
     for i in range(steps):
         end = i % 500 == 499
-        replay.add(i % 18, 0.1, end, False, frames[i % 64])
+        replay.add([i % 18], [0.1], [end], [False], frames[i % 64][None])
         if end:
-            replay.begin(frames[0])
+            replay.begin(frames[:1])
     return replay
 
 
-def features(obs: torch.Tensor, current: bool) -> torch.Tensor:
+def features(obs: Obs, current: bool) -> tuple[Obs, Obs]:
     """Stands for an encoder: as many numbers as its embedding has."""
-    return obs.flatten(1)[:, None, :FEATURES].float()
+    z = keyed(obs)[ONLY].flatten(1)[:, :FEATURES].float()
+    return z, z[:, None]
 
 
 def dtypes(steps: int, numbers: int, copies: int, n_step: int, batch: int = 512, repeats: int = 400) -> dict[Dtype, float]:
     """Median seconds of a sample by how embeddings are stored: `copies` of `numbers` of each observation."""
     replays, frame = {}, np.zeros((1, 84, 84), np.uint8)
+
+    def noise(obs: Obs, current: bool) -> tuple[Obs, Obs]:
+        return torch.randn(len(obs), numbers), torch.randn(len(obs), copies, numbers)
+
     for kind in DTYPES:
         replay = Replay((1, 84, 84), (1,), "f4", capacity=steps, n_step=n_step)
-        replay.begin(frame)
+        replay.begin(frame[None])
         for _ in range(steps - 1):
-            replay.add(np.zeros(1, np.float32), 0.1, False, False, frame)
-        replay.rewrite(lambda obs, current: torch.randn(len(obs), copies + current, numbers), copies, steps, kind)
+            replay.add([np.zeros(1, np.float32)], [0.1], [False], [False], frame[None])
+        replay.rewrite(noise, copies, steps, kind)
         replays[kind] = replay
     times: dict[Dtype, list[float]] = {kind: [] for kind in DTYPES}
     for _ in range(repeats):

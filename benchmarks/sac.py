@@ -118,9 +118,9 @@ def main(
     frames = rng.integers(0, 256, (64, *shape), dtype=np.uint8)
     actions = rng.uniform(-1, 1, (64, *(runs[0].eval_env.action_space.shape or ()))).astype(np.float32)
     for run in runs:
-        run.replay.begin(frames[0])
+        run.replay.begin(frames[0][None])
         for i in range(steps):
-            run.replay.add(actions[i % 64], 0.0, False, False, frames[i % 64])
+            run.replay.add([actions[i % 64]], [0.0], [False], [False], frames[i % 64][None])
     begun = time.perf_counter()
     freeze(runs[1].agent, runs[1].replay, copies=copies)
     machine.finish(where)
@@ -140,7 +140,9 @@ def main(
             for i in range(2 if side == 0 else 20):
                 timed(side, "sample", lambda run=run: setattr(run, "batch", run.replay.sample(batch_size).to(where)))
                 timed(side, "update", lambda run=run: run.agent.update(run.batch))
-                timed(side, "store", lambda run=run, i=i: run.replay.add(actions[i], 0.0, False, False, frames[i]))
+                timed(
+                    side, "store", lambda run=run, i=i: run.replay.add([actions[i]], [0.0], [False], [False], frames[i][None])
+                )
                 timed(side, "act", lambda run=run: run.agent.act(run.replay.observation.to(where)))
         if turn == 0:
             times = [{}, {}]  # the first turn warms up

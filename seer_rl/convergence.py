@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent
+from seer_rl.replay.observation import each
 from seer_rl.replay.replay import Batch, Replay
 
 EVERY = 2_500  # agent steps between measurements
@@ -66,9 +67,9 @@ class ConvergenceMonitor:
         agent.eval()
         device = next(agent.lower.parameters()).device
         batch = replay.sample(SAMPLES).to(device)
-        since = max(1, min(EVERY, (replay.size - replay.stack) // 3))  # records in each stretch of time
+        since = max(1, min(EVERY, replay.oldest_age // 3))  # records in each stretch of time
         ages = (np.linspace(i * since, (i + 1) * since - 1, SAMPLES).round().astype(np.int64) for i in range(3))
-        met = (replay.aged(age).to(device) for age in ages)
+        met = (each(lambda x: x.to(device), replay.aged(age)) for age in ages)
         now, after, *stretches = (_embed(agent.lower, agent, obs) for obs in (batch.obs, batch.next_obs, *met))
         older, first = copy.deepcopy(agent.lower), copy.deepcopy(agent.lower)
         older.load_state_dict(self.reference)

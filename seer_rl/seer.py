@@ -15,6 +15,7 @@ from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent, Freezable
 from seer_rl.convergence import EVERY, ConvergenceMonitor, converged
 from seer_rl.replay.codec import Dtype
+from seer_rl.replay.observation import Obs, each
 from seer_rl.replay.replay import Replay, Rewriter
 
 
@@ -42,7 +43,7 @@ def freeze(
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     agent.target_lower.load_state_dict(agent.lower.state_dict())
-    copies = copies_of(agent, replay.observation, copies)
+    copies = copies_of(agent, replay.images, copies)
     dropped = replay.rewrite(embedder(agent, copies, check_stop), copies, capacity, dtype)
     if replay.bytes_per_step > frame_bytes and replay.capacity < min(steps, capacity or steps):
         warnings.warn(
@@ -97,8 +98,8 @@ When = Never | AtStep | WhenConverged
 def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lambda: None) -> Rewriter:
     """Stop training below the seam; return the function that makes embeddings of observations, as `Replay.rewrite` takes it.
 
-    The function maps images [B, C, H, W] uint8 to float32 [B, copies, ...], or [1, 1 + copies, ...] where the one to act on is
-    none of the copies (see `Rewriter`). `freeze` does this and all the rest; call it yourself only to restore a frozen replay.
+    The function maps images [B, C, H, W] uint8 to the embeddings to act on [B, ...] and those to store [B, copies, ...].
+    `freeze` does this and all the rest; call it yourself only to restore a frozen replay.
 
     copies: K, as `freeze` used it. check_stop: as for `freeze`.
     """
@@ -108,30 +109,33 @@ def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lam
             parameter.grad = None  # an optimizer passes over parameters without a gradient
 
     @torch.no_grad()
-    def embeddings(obs: torch.Tensor, current: bool) -> torch.Tensor:
+    def embeddings(obs: Obs, current: bool) -> tuple[Obs, Obs]:
         if not current:
             check_stop()
-        images = views(agent, obs.to(next(agent.lower.parameters()).device), copies, current)
-        z: torch.Tensor = agent.lower(torch.cat(images))  # all images in one pass
-        return z.view(len(images), len(obs), *z.shape[1:]).transpose(0, 1)  # [B, views, ...]
+        device = next(agent.lower.parameters()).device
+        images = views(agent, each(lambda x: x.to(device), obs), copies, current)
+        z = agent.lower(each(lambda *some: torch.cat(some), *images))  # all images in one pass
+        made = each(lambda x: x.view(len(images), -1, *x.shape[1:]).transpose(0, 1), z)  # [B, views, ...]
+        return each(lambda x: x[:, 0], made), each(lambda x: x[:, -copies:], made)
 
     return embeddings
 
 
-def copies_of(agent: Freezable, obs: torch.Tensor, copies: int) -> int:
-    """Return K, the embeddings to store of each observation: `copies`, or 1 where `obs` [1, C, H, W] is not augmented."""
+def copies_of(agent: Freezable, obs: Obs, copies: int) -> int:
+    """Return K, the embeddings to store of each observation: `copies`, or 1 where `obs` [B, C, H, W] is not augmented."""
     return 1 if agent.augment(obs) is obs else copies
 
 
-def views(agent: Freezable, obs: torch.Tensor, copies: int, current: bool) -> list[torch.Tensor]:
+def views(agent: Freezable, obs: Obs, copies: int, current: bool) -> list[Obs]:
     """List the images to embed of `obs` [B, C, H, W] uint8: `copies` augmented ones.
 
     With `current`, the image to act on stands before them, unless it is one of them because nothing is augmented. It is the
     middle of the observation, of the size of augmented images: the centre crop, or the whole image.
     """
     augmented = [agent.augment(obs) for _ in range(copies)]
-    acted_on = [center_crop(obs, augmented[0].shape[-1])] if current and augmented[0] is not obs else []
-    return acted_on + augmented
+    if not current or augmented[0] is obs:
+        return augmented
+    return [each(lambda x, seen: center_crop(x, seen.shape[-1]), obs, augmented[0]), *augmented]
 
 
 def paper_capacity(capacity: int, frame_bytes: int, length: int, embeddings: int = 1, copies: int = 1) -> int:

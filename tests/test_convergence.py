@@ -49,10 +49,10 @@ def filled(name: str) -> tuple[Any, Replay]:
     discrete = stack == 4
     replay = Replay(shape, () if discrete else (2,), "u1" if discrete else "f4", capacity=400, stack=stack, seed=5)
     rng = np.random.default_rng(1)
-    replay.begin(rng.integers(256, size=shape, dtype=np.uint8))
+    replay.begin(rng.integers(256, size=shape, dtype=np.uint8)[None])
     for i in range(300):
         action: Any = i % 4 if discrete else rng.uniform(-1, 1, 2).astype(np.float32)
-        replay.add(action, rng.normal(), False, False, rng.integers(256, size=shape, dtype=np.uint8))
+        replay.add([action], [rng.normal()], [False], [False], rng.integers(256, size=shape, dtype=np.uint8)[None])
     return agent, replay
 
 

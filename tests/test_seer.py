@@ -21,7 +21,6 @@ from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
 from seer_rl.seer import freeze, paper_capacity
-from seer_rl.training.play import chosen
 
 SHAPE, ACTIONS = (4, 84, 84), 6
 Agent = Rainbow | DQN
@@ -42,12 +41,14 @@ def fill(replay: Replay, steps: int, seed: int = 0) -> None:
     for step in range(steps):
         if step % 30 == 0:
             frames = [rng.integers(0, 256, (1, 84, 84), dtype=np.uint8)] * 4
-            replay.begin(np.concatenate(frames))
+            replay.begin(np.concatenate(frames)[None])
         frames = [*frames[1:], rng.integers(0, 256, (1, 84, 84), dtype=np.uint8)]
-        replay.add(int(rng.integers(ACTIONS)), float(rng.normal()), step % 30 == 29, False, np.concatenate(frames))
+        replay.add(
+            [int(rng.integers(ACTIONS))], [float(rng.normal())], [step % 30 == 29], [False], np.concatenate(frames)[None]
+        )
 
 
-def replay_for(agent: Agent, **settings: int) -> Replay:
+def replay_for(agent: Agent, **settings: Any) -> Replay:
     return Replay(SHAPE, (), np.uint8, stack=4, n_step=agent.config.n_step, **(settings or {"capacity": 400}))
 
 
@@ -131,9 +132,9 @@ def test_new_steps_are_embedded_once_and_acted_on_as_stored() -> None:
     passes: list[int] = []
     agent.lower.register_forward_hook(lambda *_: passes.append(1))
     obs = np.random.default_rng(1).integers(0, 256, SHAPE, dtype=np.uint8)
-    replay.begin(obs)
+    replay.begin(obs[None])
     agent.act(replay.observation)
-    replay.add(0, 0.0, False, False, obs)
+    replay.add([0], [0.0], [False], [False], obs[None])
     agent.act(replay.observation)
     agent.update(replay.sample(4))
     assert len(passes) == 2  # one per new observation: none in acting, none in the update
@@ -196,9 +197,9 @@ def control(name: str, steps: int = 90) -> tuple[SAC | DrQv2, Replay]:
     replay = Replay((9, 40, 40), (2,), np.float32, memory=60_000_000, stack=3, n_step=agent.config.n_step)
     for step in range(steps):
         if step % 30 == 0:
-            replay.begin(rng.integers(0, 256, (9, 40, 40), dtype=np.uint8))
+            replay.begin(rng.integers(0, 256, (9, 40, 40), dtype=np.uint8)[None])
         action, obs = rng.uniform(-1, 1, 2).astype(np.float32), rng.integers(0, 256, (9, 40, 40), dtype=np.uint8)
-        replay.add(action, float(rng.normal()), False, step % 30 == 29, obs)
+        replay.add([action], [float(rng.normal())], [False], [step % 30 == 29], obs[None])
     for _ in range(4):
         agent.update(replay.sample(4))
     return agent, replay
@@ -283,15 +284,17 @@ def test_a_new_observation_is_encoded_once_for_acting_and_all_its_copies() -> No
     passes: list[int] = []
     agent.lower.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
     obs = np.random.default_rng(1).integers(0, 256, (9, 40, 40), dtype=np.uint8)
-    replay.begin(obs)
-    action = chosen(agent.act(replay.observation))
-    replay.add(action, 0.0, False, False, obs)
+    replay.begin(obs[None])
+    action = agent.act(replay.observation)
+    replay.add(action, [0.0], [False], [False], obs[None])
     agent.act(replay.observation)
     agent.update(replay.sample(4))
     assert passes == [5, 5]
     middle = agent.lower(center_crop(torch.from_numpy(obs)[None], 36))
     torch.testing.assert_close(replay.observation, middle, atol=1e-5, rtol=1e-5)
-    stored = torch.from_numpy(replay._steps["obs"][replay._open])
+    store = replay._store
+    newest = torch.tensor([store.lanes[0].open])
+    stored = torch.cat([store.table.read("obs", newest, copy) for copy in range(4)])
     crops = [torch.from_numpy(obs)[None, :, y : y + 36, x : x + 36] for y in range(5) for x in range(5)]
     possible = agent.lower(torch.cat(crops))
     assert stored.shape == (4, 100)
@@ -303,9 +306,9 @@ def test_a_thousand_frames_of_control_become_18750_steps_and_truly_so_many() -> 
     agent = CURL(CURLConfig(), (9, 100, 100), 6)
     replay = Replay((9, 100, 100), (6,), np.float32, memory=30_000_000, stack=3)
     obs = np.zeros((9, 100, 100), np.uint8)
-    replay.begin(obs)
+    replay.begin(obs[None])
     for _ in range(40):
-        replay.add(np.zeros(6, np.float32), 0.0, False, False, obs)
+        replay.add([np.zeros(6, np.float32)], [0.0], [False], [False], obs[None])
     assert (replay.bytes_per_step, replay.capacity) == (30_032, 998)
     freeze(agent, replay, copies=4)
     assert (replay.bytes_per_step, replay.capacity) == (4 * 100 * 4 + 4 + 24 + 4, 18_382)
@@ -330,11 +333,11 @@ agent = Rainbow(RainbowConfig(), (4, 84, 84), 18)
 replay = Replay((4, 84, 84), (), np.uint8, capacity=50_000, stack=4, n_step=20, priority_exponent=float(sys.argv[1]))
 rng = np.random.default_rng(0)
 frames = rng.integers(0, 256, (64, 4, 84, 84), dtype=np.uint8)
-replay.begin(frames[0])
+replay.begin(frames[:1])
 for i in range(int(sys.argv[2])):
-    replay.add(i % 18, 0.0, i % 700 == 699, False, frames[i % 64])
+    replay.add([i % 18], [0.0], [i % 700 == 699], [False], frames[i % 64][None])
     if i % 700 == 699:
-        replay.begin(frames[0])
+        replay.begin(frames[:1])
 agent.act(replay.observation)
 agent.update(replay.sample(32))
 before = status("VmHWM")

@@ -44,7 +44,7 @@ class Freezable(Protocol):
     def target_lower(self) -> nn.Module:
         """Return the same module of the target network; `lower` itself where the target shares it."""
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+    def augment(self, obs: Any) -> Any:
         """Augment images [B, C, H, W] uint8 as an update does, to the size that `lower` takes.
 
         Return `obs` itself, the same object, where the agent augments nothing.

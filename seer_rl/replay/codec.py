@@ -8,9 +8,7 @@ comes back with an error of at most step / 2. Where no example was negative, 0 c
 import math
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 Dtype = Literal["float32", "float16", "uint8", "uint4"]
 """Say how the numbers of an embedding are stored: in 4, 2, 1 or half a byte each."""
@@ -24,14 +22,13 @@ NARROWEST = 1 / 16
 EXAMPLES = 2_000  # the most observations that a grid is made from
 EXAMPLES_BYTES = 64_000_000  # the most bytes of their float32 arrays, from 32 observations on
 
-Stored = NDArray[Any]
 
-
-def layout(dtype: Dtype, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    """Return numpy's dtype and the shape in which a float32 array of `shape` is stored as `dtype`."""
+def layout(dtype: Dtype, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Return the PyTorch dtype and the shape in which a float32 array of `shape` is stored as `dtype`."""
     if dtype == "uint4":
-        return "uint8", (-(-math.prod(shape) // 2),)  # two to a byte
-    return dtype, shape
+        return torch.uint8, (-(-math.prod(shape) // 2),)  # two to a byte
+    plain: torch.dtype = getattr(torch, dtype)
+    return plain, shape
 
 
 def examples(dtype: Dtype, shape: tuple[int, ...], available: int, copies: int) -> int:
@@ -66,17 +63,15 @@ class Codec:
         """Make a codec for arrays like `examples` [n, *shape] float32; integers get the grid that `grid` makes from them."""
         return cls(dtype, tuple(examples.shape[1:]), grid(examples, dtype) if dtype in BITS else None)
 
-    def encode(self, z: torch.Tensor) -> Stored:
-        """Encode `z` [..., *shape] float32 as an array [..., *stored], of the dtype and shape that `layout` gives.
+    def encode(self, z: torch.Tensor) -> torch.Tensor:
+        """Encode `z` [..., *shape] float32 as a tensor [..., *stored], of the dtype and shape that `layout` gives.
 
-        Numbers outside the grid are clipped to it and counted in `clipped`.
+        It lies where `z` does. Numbers outside the grid are clipped to it and counted in `clipped`.
         """
-        z = z.detach().cpu()
+        z = z.detach()
         if self.dtype not in BITS:
-            if self.dtype == "float16":
-                z = z.clamp(-65504, 65504).half()
-            plain: Stored = z.numpy()
-            return plain
+            return z.clamp(-65504, 65504).half() if self.dtype == "float16" else z
+        self._go_to(z.device)
         q = ((z - self.low) / self.step).round_()
         self.written += q.numel()
         self.clipped += int(((q < 0) | (q > self.top)).sum())
@@ -87,23 +82,30 @@ class Codec:
                 q = torch.nn.functional.pad(q, (0, 1))
             first, second = q.chunk(2, dim=-1)  # halves, not neighbours: a few whole-array operations then do
             q = first | (second << 4)
-        integers: Stored = q.numpy()
-        return integers
+        return q
 
-    def decode(self, stored: Stored) -> torch.Tensor:
-        """Decode what `encode` returned: [..., *shape] float32."""
+    def decode(self, stored: torch.Tensor) -> torch.Tensor:
+        """Decode what `encode` returned: [..., *shape] float32, where `stored` lies."""
         if self.dtype == "uint4":
             *batch, half = stored.shape
-            integers = np.empty((*batch, 2 * half), np.uint8)
-            np.bitwise_and(stored, 15, out=integers[..., :half])
-            np.right_shift(stored, 4, out=integers[..., half:])
+            integers = torch.empty((*batch, 2 * half), dtype=torch.uint8, device=stored.device)
+            torch.bitwise_and(stored, 15, out=integers[..., :half])
+            torch.bitwise_right_shift(stored, 4, out=integers[..., half:])
             stored = integers[..., : self.size].reshape(*batch, *self.shape)
-        q = torch.from_numpy(stored).float()
-        return torch.addcmul(self.low, q, self.step, out=q) if self.dtype in BITS else q
+        if self.dtype not in BITS:
+            return stored.float()
+        self._go_to(stored.device)
+        q = stored.float()
+        return torch.addcmul(self.low, q, self.step, out=q)
+
+    def _go_to(self, device: torch.device) -> None:
+        """Let the grid lie on `device`."""
+        if self.low.device != device:
+            self.low, self.step = self.low.to(device), self.step.to(device)
 
     def get_state(self) -> dict[str, Any]:
         """Return the whole state, as plain values and tensors."""
-        grid = {"low": self.low.flatten(), "step": self.step.flatten()} if self.dtype in BITS else {}
+        grid = {"low": self.low.flatten().cpu(), "step": self.step.flatten().cpu()} if self.dtype in BITS else {}
         return {"kind": self.dtype, "shape": list(self.shape), "written": self.written, "clipped": self.clipped, **grid}
 
     @classmethod

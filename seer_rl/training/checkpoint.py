@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,17 +149,19 @@ class Damage(Exception):
         self.name = name
 
 
-def save(run_dir: Path, step: int, state: dict[str, Any], pieces: dict[str, Bytes | str], keep: int) -> dict[str, str]:
+def save(
+    run_dir: Path, step: int, state: dict[str, Any], pieces: Iterable[tuple[str, Bytes | str]], keep: int
+) -> dict[str, str]:
     """Write a checkpoint of `step`; then forget all but the newest `keep`. Returns the names of the pieces' blobs.
 
-    state: a tree of dicts and lists with numbers, text, arrays and tensors. pieces: bytes, or the name of a blob that was
-    written before and holds the same. An OSError leaves the checkpoints that were there.
+    state: a tree of dicts and lists with numbers, text, arrays and tensors. pieces: by name, bytes or the name of a
+    blob that was written before and holds the same. An OSError leaves the checkpoints that were there.
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     plain = _flatten(state, arrays)
     with Folder(run_dir) as run, run.inner(CHECKPOINTS, create=True) as folder:
         blobs = {"arrays": _blob(folder, safetensors.numpy.save(arrays))}
-        names = {name: data if isinstance(data, str) else _blob(folder, data) for name, data in pieces.items()}
+        names = {name: data if isinstance(data, str) else _blob(folder, data) for name, data in pieces}
         text = json.dumps({"format": FORMAT, "step": step, "state": plain, "blobs": blobs | names})
         folder.sync()  # the blobs' names are on disk before the manifest's
         digest = hashlib.sha256(text.encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from seer_rl.envs.subprocess import EnvironmentFailed
-from seer_rl.replay.replay import Unfit
+from seer_rl.replay.spec import Unfit
 from seer_rl.training import build, checkpoint, rundir
 from seer_rl.training.config import TrainConfig
 from seer_rl.training.events import Done, Event, Fault, Metrics

@@ -278,9 +278,9 @@ def dry_run(config: TrainConfig, run_dir: Path, stored: int) -> Iterator[Run]:
     with contextlib.closing(run):
         run.begin()
         run.eval_env.reset(seed=0)
-        obs = run.replay.observation[0].numpy()
+        obs = run.replay.observation.numpy()
         for _ in range(stored):
-            run.replay.add(run.eval_env.action_space.sample(), 0.0, False, False, obs)
+            run.replay.add([run.eval_env.action_space.sample()], [0.0], [False], [False], obs)
         run.step = 10**6
         yield run
 

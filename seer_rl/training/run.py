@@ -20,6 +20,7 @@ from seer_rl.convergence import ENCODED, GAMES, progress
 from seer_rl.envs.base import frames_in
 from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
 from seer_rl.replay.codec import examples
+from seer_rl.replay.observation import each
 from seer_rl.seer import AtStep, Never, When, WhenConverged, embedder, freeze
 from seer_rl.training import build, checkpoint, rundir
 from seer_rl.training.accounting import Account
@@ -143,7 +144,7 @@ class Run:
             self.env.set_state(state)
         else:
             self.env = build.start_env(self.config)
-            self.replay.begin(self.env.reset(self.env_seed))
+            self.replay.begin(self.env.reset(self.env_seed)[None])
 
     def play_at_random(self) -> list[float]:
         """Let a player that chooses actions uniformly play as many games as an evaluation has; return its scores."""
@@ -153,7 +154,7 @@ class Run:
     def _begin_episode(self) -> None:
         """Go on in a new environment, at the beginning of an episode."""
         self.env = build.start_env(self.config)
-        self.replay.begin(self.env.reset(self.env_seed + self.step))
+        self.replay.begin(self.env.reset(self.env_seed + self.step)[None])
 
     def _restart(self, error: EnvironmentFailed) -> None:
         """Go on in a new environment after the first failure of one; the episode is cut. Raises the second failure."""
@@ -200,8 +201,8 @@ class Run:
 
     def _advance(self) -> dict[str, float]:
         assert self.env
-        action = chosen(self.agent.act(self.replay.observation.to(self.device)))
-        self.env.step_async(action)
+        action = self.agent.act(self._observed())
+        self.env.step_async(chosen(action))
         due = self.step >= self.config.agent.learning_starts and self.step % self.config.agent.update_every == 0
         if due and len(self.replay) >= self.batch_size:
             if self.account.phase.name == "fill":
@@ -214,15 +215,19 @@ class Run:
         except EnvironmentFailed as error:
             self._restart(error)
             return {}
-        self.replay.add(action, float(reward), terminated, truncated, obs)
+        self.replay.add(action, [float(reward)], [terminated], [truncated], obs[None])
         if first is not None:
-            self.replay.begin(first)
+            self.replay.begin(first[None])
         self.account.count(self.costs.act(self.frozen))
         if "episode" not in info:
             return {}
         score = float(info["episode"]["r"])
         self.scores = [*self.scores, score][-GAMES:]
         return {"charts/episodic_return": score, "charts/episodic_length": info["episode"]["l"]}
+
+    def _observed(self) -> Any:
+        """Return what to act on, where the agent is."""
+        return each(lambda x: x.to(self.device), self.replay.observation)
 
     def update(self) -> None:
         """Learn from a batch of the replay, of images or of embeddings."""
@@ -238,7 +243,7 @@ class Run:
         """Compile the losses for what the replay now holds; return the seconds. The run goes on without where that fails."""
         started = time.perf_counter()
         try:
-            rehearse_losses(self.agent, self.replay.observation.to(self.device), self.batch_size)
+            rehearse_losses(self.agent, self._observed(), self.batch_size)
         except KeyboardInterrupt:  # how to stop a compiler
             self.check_stop()
             raise
@@ -359,6 +364,6 @@ class Run:
             count = sum(name.startswith(f"{kind}/") for name in resumed.blobs)
             return (resumed.piece(f"{kind}/{i}") for i in range(count))
 
-        longest = build.every_step(self.config, self.eval_env)
-        self.replay.set_state(state["replay"], pieces("replay"), pieces("priorities"), fn, longest)
+        longest, books = build.every_step(self.config, self.eval_env), {kind: pieces(kind) for kind in ("steps", "priorities")}
+        self.replay.set_state(state["replay"], pieces("replay"), books, fn, longest)
         self.resumed = replace(resumed, state={name: state[name] for name in ("env", "written")})  # the rest is copied

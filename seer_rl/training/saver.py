@@ -1,9 +1,11 @@
 """Who writes what a run leaves: checkpoints, the agent after every evaluation, snapshots for looking inside."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from seer_rl.replay.replay import Replay
 from seer_rl.text import quoted
 from seer_rl.training import checkpoint
 from seer_rl.training.events import Event, Fault, Metrics
@@ -34,21 +36,24 @@ class Saver:
 
     def _save(self, run: Run) -> None:
         env = run.env_state()  # first: where it fails, the replay's episode is cut
-        segments, touched = run.replay.segments(), run.replay.touched()
-        pieces: dict[str, Bytes | str] = {}
-        for i, data in enumerate(segments):
-            name = f"replay/{i}"
-            pieces[name] = data if i in touched or name not in self._blobs else self._blobs[name]
-        pieces |= {f"priorities/{i}": data for i, data in enumerate(run.replay.priorities())}
+        touched = run.replay.touched()
         written = {name: np.frombuffer(data, np.uint8) for name, data in self._logger.written().items()}
         state: dict[str, Any] = run.get_state() | {"env": env, "written": written}
         try:
-            self._blobs = checkpoint.save(run.run_dir, run.step, state, pieces, run.config.keep)
+            self._blobs = checkpoint.save(run.run_dir, run.step, state, self._pieces(run.replay, touched), run.config.keep)
         except OSError as error:
             run.replay.touch(touched)
             why = f"no checkpoint could be written at step {run.step:,} ({error.strerror})"
             raise Fault(f"{why}; {way_back(run)}") from error
         run.saved = run.step
+
+    def _pieces(self, replay: Replay, touched: set[int]) -> Iterator[tuple[str, Bytes | str]]:
+        """Give the parts of a replay by name, one at a time: their bytes, or the blob that holds them already."""
+        for i in range(replay.segment_count):
+            name = f"replay/{i}"
+            yield name, replay.segment(i) if i in touched or name not in self._blobs else self._blobs[name]
+        for kind, parts in replay.books().items():
+            yield from ((f"{kind}/{i}", data) for i, data in enumerate(parts))
 
 
 def way_back(run: Run) -> str:

@@ -375,9 +375,9 @@ def test_a_time_limit_is_not_the_end_of_value(name: str, frozen: bool) -> None:
     rng = np.random.default_rng(0)
     for step in range(150):
         if step % 5 == 0:
-            replay.begin(rng.integers(0, 256, SHAPE, dtype=np.uint8))
+            replay.begin(rng.integers(0, 256, SHAPE, dtype=np.uint8)[None])
         action = rng.uniform(-1, 1, A).astype(np.float32)
-        replay.add(action, 1.0, False, step % 5 == 4, rng.integers(0, 256, SHAPE, dtype=np.uint8))
+        replay.add([action], [1.0], [False], [step % 5 == 4], rng.integers(0, 256, SHAPE, dtype=np.uint8)[None])
     if frozen:
         freeze(agent, replay, copies=2)
     for _ in range(500):
@@ -432,16 +432,16 @@ def test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway(name: str) -> Non
     else:
         agent = DrQv2(DrQv2Config(noise_steps=1500, shift=0, n_step=1, **shared), (1, 16, 16), 1, seed=1)
     env, replay = Reach(seed=0), Replay((1, 16, 16), (1,), np.float32, memory=1_500_000, discount=0.8, seed=2)
-    replay.begin(env.reset())
+    replay.begin(env.reset()[None])
     for step in range(2400):
         if step == 1200:
             freeze(agent, replay)
         action = chosen(agent.act(replay.observation))
         assert isinstance(action, np.ndarray)
         obs, reward, truncated = env.step(action)
-        replay.add(action, reward, False, truncated, obs)
+        replay.add([action], [reward], [False], [truncated], obs[None])
         if truncated:
-            replay.begin(env.reset())
+            replay.begin(env.reset()[None])
         if step >= 200:
             agent.update(replay.sample(64))
     agent.eval()

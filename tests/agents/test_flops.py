@@ -150,13 +150,13 @@ def test_true_operations_are_pytorchs_own_count(kind: str, seam: int | None) -> 
     replay = Replay(shape, *action, capacity=600, stack=3 if continuous else 4, n_step=agent.config.n_step)
     obs = np.zeros(shape, np.uint8)
     done: Any = np.zeros(2, np.float32) if continuous else 0
-    replay.begin(obs)
+    replay.begin(obs[None])
     for _ in range(40):
-        replay.add(done, 0.0, False, False, obs)
+        replay.add([done], [0.0], [False], [False], obs[None])
 
     def counted(frozen: bool) -> None:
         with FlopCounterMode(display=False) as counter:
-            replay.add(done, 0.0, False, False, obs)
+            replay.add([done], [0.0], [False], [False], obs[None])
             agent.act(replay.observation)
         assert counter.get_total_flops() == c.act(frozen)[1]
         # PyTorch also counts products of no layer: the projection of C51's target; CURL's logits and their gradients.

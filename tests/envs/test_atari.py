@@ -240,16 +240,18 @@ def test_the_replay_gives_back_the_environments_own_stacks() -> None:
     rng = np.random.default_rng(0)
     seen: list[tuple[np.ndarray, np.ndarray, bool]] = []
     obs, _ = env.reset(seed=0)
-    replay.begin(obs)
+    replay.begin(obs[None])
     for step in range(1500):
         action = int(rng.integers(6))
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        replay.add(step, float(reward), terminated, truncated, next_obs)  # the step's number in place of its action
+        replay.add(
+            [step], [float(reward)], [terminated], [truncated], next_obs[None]
+        )  # the step's number in place of its action
         seen.append((obs, next_obs, terminated))
         obs = next_obs
         if terminated or truncated:
             obs, _ = env.reset()
-            replay.begin(obs)
+            replay.begin(obs[None])
     assert sum(terminated for *_, terminated in seen) > 5
     batch = replay.sample(300)
     for row, step in enumerate(batch.action.tolist()):

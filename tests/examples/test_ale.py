@@ -13,7 +13,7 @@ from seer_rl import envs, outside
 from seer_rl.commands.main import main
 from seer_rl.envs import base
 from seer_rl.experiments import inspect, stats, sweep
-from seer_rl.replay.replay import TRUNCATED
+from seer_rl.replay.lane import TRUNCATED
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import from_toml
 from seer_rl.training.events import Event, Metrics
@@ -104,7 +104,7 @@ def test_without_state_a_run_goes_on_with_a_new_episode_and_says_so(tmp_path: Pa
         with told, contextlib.suppress(Stopped):
             loop.train(run, show)
     assert (run.step, run.frozen_at) == (100, 60)
-    assert int((run.replay._steps["flags"] & TRUNCATED > 0).sum()) == 2  # where it was stopped
+    assert int((run.replay._store.flags & TRUNCATED > 0).sum()) == 2  # where it was stopped
     assert checkpoint.newest(tmp_path / "run") == 100
 
 

@@ -1,7 +1,5 @@
 """Fewer bytes for embeddings: errors within half a step, exact packing, honest counts, and grids that outliers don't spoil."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seer_rl.replay.codec import BITS, DTYPES, EXAMPLES, NARROWEST, Codec, Dtype, examples, grid, layout
+from seer_rl.replay.observation import ONLY, Obs, keyed
 from seer_rl.replay.replay import Replay
+from tests.replay.saved import go_on, plain
 
 INTEGERS: tuple[Dtype, ...] = ("uint8", "uint4")
 
@@ -93,7 +93,7 @@ def test_grids_that_outliers_do_not_spoil() -> None:
     assert low.shape == step.shape == (3,)
     low, step = grid(torch.zeros(10, 4), "uint8")
     assert (step > 0).all()
-    assert torch.equal(Codec("uint8", (4,), (low, step)).decode(np.zeros((1, 4), np.uint8)), torch.zeros(1, 4))
+    assert torch.equal(Codec("uint8", (4,), (low, step)).decode(torch.zeros((1, 4), dtype=torch.uint8)), torch.zeros(1, 4))
 
 
 def test_the_ends_of_a_grid_are_quantiles() -> None:
@@ -113,7 +113,7 @@ def test_state(dtype: Dtype) -> None:
     again = Codec.from_state(state)
     assert (again.written, again.clipped) == (codec.written, codec.clipped)
     assert torch.equal(again.decode(stored), codec.decode(stored))
-    assert np.array_equal(again.encode(z), codec.encode(z))
+    assert torch.equal(again.encode(z), codec.encode(z))
 
 
 def test_half_precision_saturates_too() -> None:
@@ -142,9 +142,13 @@ def test_a_replay_that_stores_them(dtype: Dtype, copies: int) -> None:
     replay = Replay(obs_shape, (), "u1", memory=20_000, stack=stack, seed=1)
     rng = np.random.default_rng(0)
 
-    def fn(obs: torch.Tensor, current: bool) -> torch.Tensor:
+    def results(obs: torch.Tensor) -> torch.Tensor:
         means = obs.float().mean(dim=(1, 2, 3))[:, None, None]
         return (means / 255 + 0.01 * torch.arange(copies * 5).view(1, copies, 5)).contiguous()
+
+    def fn(obs: Obs, current: bool) -> tuple[Obs, Obs]:
+        z = results(keyed(obs)[ONLY])
+        return z[:, 0], z
 
     frames: list[np.ndarray] = []
 
@@ -155,27 +159,27 @@ def test_a_replay_that_stores_them(dtype: Dtype, copies: int) -> None:
         before = frames[-2] if len(frames) > 1 else frames[-1]
         return np.concatenate([before, frames[-1]])
 
-    replay.begin(observe())
+    replay.begin(observe()[None])
     for i in range(150):
-        replay.add(i % 250, float(i), False, False, observe())
+        replay.add([i % 250], [float(i)], [False], [False], observe()[None])
     replay.rewrite(fn, copies, dtype=dtype)
     stored_dtype, stored = layout(dtype, shape)
     assert replay.bytes_per_step == replay.bytes_for(dtype, copies, shape)
-    raw = copies * int(np.prod(stored)) * np.dtype(stored_dtype).itemsize
+    raw = copies * int(np.prod(stored)) * stored_dtype.itemsize
     assert raw + 6 <= replay.bytes_per_step <= raw + 12
     assert replay.capacity == 20_000 // replay.bytes_per_step
     for i in range(150, 200):
-        replay.add(i % 250, float(i), False, False, observe())
+        replay.add([i % 250], [float(i)], [False], [False], observe()[None])
     batch = replay.sample(300)
-    codec = Codec.from_state(_plain(replay.get_state())["rewritten"])
+    codec = Codec.from_state(plain(replay.get_state())["rewritten"]["obs"])
     for z, next_z, reward in zip(batch.obs, batch.next_obs, batch.reward, strict=True):
         for vector, step in ((z, int(reward)), (next_z, int(reward) + 1)):
             pair = np.concatenate(frames[max(0, step - 1) : step + 1] if step else [frames[0], frames[0]])
-            expected = codec.decode(codec.encode(fn(torch.from_numpy(pair)[None], False)[0]))
+            expected = codec.decode(codec.encode(results(torch.from_numpy(pair)[None])[0]))
             assert any(torch.equal(vector, one) for one in expected)
     if dtype in BITS:
         stored_since = torch.cat(
-            [fn(torch.from_numpy(np.concatenate(frames[i - 1 : i + 1]))[None], False) for i in range(151, 201)]
+            [results(torch.from_numpy(np.concatenate(frames[i - 1 : i + 1]))[None]) for i in range(151, 201)]
         )
         codec.written = codec.clipped = 0
         codec.encode(stored_since)
@@ -183,17 +187,7 @@ def test_a_replay_that_stores_them(dtype: Dtype, copies: int) -> None:
     else:
         assert np.isnan(replay.clipped)
     other = Replay(obs_shape, (), "u1", memory=20_000, stack=stack, seed=9)
-    other.set_state(_plain(replay.get_state()), map(bytes, replay.segments()), fn=fn)
+    go_on(other, replay, fn)
     one, two = replay.sample(50), other.sample(50)
     assert torch.equal(one.obs, two.obs)
     assert other.bytes_per_step == replay.bytes_per_step
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """As a checkpoint gives it back: arrays instead of tensors."""
-    rewritten, obs = state["rewritten"], state["observation"].numpy()
-    return (
-        state
-        | {"observation": obs}
-        | {"rewritten": {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in rewritten.items()}}
-    )

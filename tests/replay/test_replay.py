@@ -8,13 +8,15 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from seer_rl.replay.observation import Obs, each, keyed
 from seer_rl.replay.replay import Replay
+from tests.replay.saved import go_on
 
-Frame = NDArray[np.uint8]
+Frames = dict[str, NDArray[Any]]  # of one moment, by key
 
 
 @dataclass
@@ -29,14 +31,14 @@ class Model:
     forgotten: int = 0  # records no longer in the ring
     whole: bool = False  # a record holds its whole stack: forgetting a frame no longer breaks those after it
 
-    def observe(self, frame: Frame, first: bool) -> None:
+    def observe(self, frame: Frames, first: bool) -> None:
         self.records.append({"frame": frame, "first": first, "step": False, "terminated": False, "truncated": False})
         self.forgotten = max(self.forgotten, len(self.records) - self.capacity)
 
     def act(self, action: int, reward: float, terminated: bool, truncated: bool) -> None:
         self.records[-1].update(action=action, reward=reward, terminated=terminated, truncated=truncated, step=True)
 
-    def frames(self, i: int) -> list[Frame] | None:
+    def frames(self, i: int) -> list[Frames] | None:
         """The stack that ends at record i, or None if one of its frames has been forgotten."""
         places = [i]
         while len(places) < self.stack:
@@ -70,52 +72,74 @@ class Model:
         return {t[1]: t for t in every if t is not None}
 
 
-def frame(i: int, channels: int, size: int) -> Frame:
-    """A frame that says which one it is."""
-    return np.random.default_rng(i).integers(0, 256, (channels, size, size), dtype=np.uint8)
+def stacked(frames: list[Frames]) -> Frames:
+    """Stack frames, oldest first, along their first dimension."""
+    return {key: np.concatenate([one[key] for one in frames]) for key in frames[0]}
 
 
 class World:
-    """Drives a replay and its model through the same episodes."""
+    """Drives a replay and its models, one for each lane, through the same episodes."""
 
-    def __init__(self, replay: Replay, model: Model, channels: int, size: int) -> None:
-        self.replay, self.model, self.shape, self.steps = replay, model, (channels, size), 0
-        self.history: list[Frame] = []
+    def __init__(self, replay: Replay, models: list[Model], shapes: dict[str, tuple[int, ...]]) -> None:
+        """shapes: of single frames, by key; "obs" alone means that observations are no dictionaries."""
+        self.replay, self.models, self.shapes, self.steps = replay, models, shapes, 0
+        self.history: list[list[Frames]] = [[] for _ in models]
 
-    def obs(self, first: bool) -> Frame:
-        self.history = [] if first else self.history
-        new = frame(self.steps, *self.shape)
-        self.history = ([new] * self.model.stack if first else [*self.history, new])[-self.model.stack :]
-        return np.concatenate(self.history)
+    def frame(self, lane: int) -> Frames:
+        """Frames that say which ones they are, and whose."""
+        rng = np.random.default_rng(self.steps * 100 + lane)
+        return {
+            key: rng.integers(0, 256, shape, dtype=np.uint8) if len(shape) == 3 else rng.normal(size=shape).astype("f4")
+            for key, shape in self.shapes.items()
+        }
 
-    def begin(self) -> None:
+    def obs(self, lanes: list[int], first: bool) -> Any:
+        for lane in lanes:
+            new, stack = self.frame(lane), self.models[lane].stack
+            self.history[lane] = ([new] * stack if first else [*self.history[lane], new])[-stack:]
+        now = [stacked(self.history[lane]) for lane in lanes]
+        named = {key: np.stack([one[key] for one in now]) for key in self.shapes}
+        return named["obs"] if list(named) == ["obs"] else named
+
+    def begin(self, lanes: list[int]) -> None:
         self.steps += 1
-        if self.model.records and not self.ended() and not self.model.records[-1]["first"]:
-            self.model.records[-2]["truncated"] = True
-        obs = self.obs(first=True)
-        self.model.observe(self.history[-1], first=True)
-        self.replay.begin(obs)
+        for lane in lanes:
+            model = self.models[lane]
+            if model.records and not self.ended(lane) and not model.records[-1]["first"]:
+                model.records[-2]["truncated"] = True
+        obs = self.obs(lanes, first=True)
+        for lane in lanes:
+            self.models[lane].observe(self.history[lane][-1], first=True)
+        self.replay.begin(obs, lanes)
 
-    def ended(self) -> bool:
-        last = self.model.records[-1]
-        before = self.model.records[-2] if len(self.model.records) > 1 else None
-        return bool(last["terminated"] or (before and before["truncated"] and not last["first"]))
+    def ended(self, lane: int) -> bool:
+        records = self.models[lane].records
+        before = records[-2] if len(records) > 1 else None
+        return bool(records[-1]["terminated"] or (before and before["truncated"] and not records[-1]["first"]))
 
-    def step(self, terminated: bool, truncated: bool) -> None:
+    def step(self, ends: dict[int, str]) -> None:
+        """Take a step in every lane that `ends` names; it says how the step ends there: terminated, truncated or not at all."""
         self.steps += 1
-        reward = float(np.float32(np.random.default_rng(self.steps).normal()))
-        self.model.act(self.steps, reward, terminated, truncated)
-        obs = self.obs(first=False)
-        if not terminated:
-            self.model.observe(self.history[-1], first=False)
-        self.replay.add(self.steps, reward, terminated, truncated, obs)
+        lanes = list(ends)
+        actions = [self.steps * len(self.models) + lane for lane in lanes]
+        rewards = np.random.default_rng(self.steps).normal(size=len(lanes)).astype(np.float32)
+        terminated, truncated = (np.array([end == kind for end in ends.values()]) for kind in ("terminated", "truncated"))
+        for lane, action, reward, end in zip(lanes, actions, rewards, ends.values(), strict=True):
+            self.models[lane].act(action, float(reward), end == "terminated", end == "truncated")
+        obs = self.obs(lanes, first=False)
+        for lane, end in ends.items():
+            if end != "terminated":
+                self.models[lane].observe(self.history[lane][-1], first=False)
+        self.replay.add(actions, rewards, terminated, truncated, obs, lanes)
 
 
-def check(replay: Replay, model: Model, embed: "Project | None") -> None:
-    """Every transition of the model is sampled, and nothing else; each with the model's numbers."""
-    expected = model.transitions()
+def check(replay: Replay, models: list[Model], embed: "Project | None") -> None:
+    """Every transition of the models is sampled, and nothing else; each with the model's numbers."""
+    expected: dict[int, tuple[Any, ...]] = {}
+    for model in models:
+        expected |= model.transitions()
     assert len(replay) == len(expected)
-    assert replay.size == len(model.records) - model.forgotten
+    assert replay.size == sum(len(model.records) - model.forgotten for model in models)
     if not expected:
         with pytest.raises(ValueError, match="no complete transition"):
             replay.sample(1)
@@ -126,123 +150,187 @@ def check(replay: Replay, model: Model, embed: "Project | None") -> None:
     if not replay.exponent:
         assert len(set(seen)) > 0.9 * len(expected)  # a step escapes with probability e^-16
 
-    def is_stored(found: torch.Tensor, frames: list[Frame]) -> bool:
-        stack = torch.from_numpy(np.concatenate(frames))
-        copies = stack[None] if embed is None else embed(stack[None], current=False)[0]
-        return any(torch.equal(found, copy) for copy in copies)
+    def is_stored(found: dict[str, torch.Tensor], frames: list[Frames]) -> bool:
+        """Tell whether this is the stack of the frames; after a rewrite, of every image any copy of its result."""
+        stack = {key: torch.from_numpy(x) for key, x in stacked(frames).items()}
+        images = {key: x for key, x in stack.items() if x.dtype == torch.uint8}
+        copies = {} if embed is None else {key: embed.copies_of(x[None])[0] for key, x in images.items()}
+        return all(any(torch.equal(found[key], one) for one in copies.get(key, x[None])) for key, x in stack.items())
 
-    ages = np.arange(max(1, replay.size - replay.stack + 1))
-    for age, found in zip(ages.tolist(), replay.aged(ages), strict=True):
-        frames = model.frames(len(model.records) - 1 - age)
+    def row(obs: Any, i: int) -> dict[str, torch.Tensor]:
+        return {key: x[i] for key, x in keyed(obs).items()}
+
+    ages = np.arange(max(1, replay.oldest_age + 1))
+    aged = replay.aged(ages)
+    for age in ages.tolist():
+        model = models[age % len(models)]
+        frames = model.frames(len(model.records) - 1 - age // len(models))
         assert frames
-        assert is_stored(found, frames)
+        assert is_stored(row(aged, age), frames)
 
-    for row, action in enumerate(seen[:200]):
-        obs, _, reward, discount, next_obs = expected[action]
-        assert is_stored(batch.obs[row], obs)
-        np.testing.assert_allclose(batch.reward[row], reward, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(batch.discount[row], discount, rtol=1e-6)
+    _, _, rewards, discounts, _ = zip(*(expected[action] for action in seen), strict=True)
+    np.testing.assert_allclose(batch.reward.cpu(), rewards, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batch.discount.cpu(), discounts, rtol=1e-6)
+    for i, action in enumerate(seen[:200]):
+        obs, _, _, _, next_obs = expected[action]
+        assert is_stored(row(batch.obs, i), obs)
         if next_obs is not None:
-            assert is_stored(batch.next_obs[row], next_obs)
+            assert is_stored(row(batch.next_obs, i), next_obs)
 
 
 class Project:
-    """A rewriter: a fixed linear map of the stack to `length` numbers; copy k has k added, and the one to act on -1."""
+    """A rewriter: a fixed linear map of a stack to `length` numbers; copy k has k added, and the one to act on -1."""
 
-    def __init__(self, inputs: int, length: int, copies: int) -> None:
-        self.weight = torch.from_numpy(np.random.default_rng(0).integers(-9, 9, (inputs, length)).astype(np.float32))
-        self.copies = copies
+    def __init__(self, length: int, copies: int) -> None:
+        self.length, self.copies = length, copies
 
-    def __call__(self, obs: torch.Tensor, current: bool) -> torch.Tensor:
-        z = obs.flatten(1).float() @ self.weight  # small integers: exact in float32, in any order
-        added = [*([-1] if current and self.copies > 1 else []), *range(self.copies)]
-        return torch.stack([z + k for k in added], dim=1)
+    def mapped(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1).float()
+        weight = np.random.default_rng(flat.shape[1]).integers(-9, 9, (flat.shape[1], self.length)).astype(np.float32)
+        return flat @ torch.from_numpy(weight)  # small integers: exact in float32, in any order
+
+    def copies_of(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.mapped(x) + k for k in range(self.copies)], dim=1)
+
+    def to_act_on(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mapped(x) - int(self.copies > 1)
+
+    def __call__(self, obs: Obs, current: bool) -> tuple[Obs, Obs]:
+        return each(self.to_act_on, obs), each(self.copies_of, obs)
 
 
-def flat(obs: torch.Tensor, current: bool) -> torch.Tensor:
+def flat(obs: Obs, current: bool) -> tuple[Obs, Obs]:
     """The simplest rewriter."""
-    return obs.flatten(1).float()[:, None]
+    z = each(lambda x: x.flatten(1).float(), obs)
+    return z, each(lambda x: x[:, None], z)
 
 
+IMAGE = {"obs": (3, 3, 3)}
+SENSES = {"joints": (2,), "wrist": (1, 2, 2), "front": (2, 3, 1)}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+# Of each lane in turn: steps of an episode, and how it ends.
 episodes = st.lists(
     st.tuples(st.integers(0, 25), st.sampled_from(["terminated", "truncated", "abandoned"])), min_size=1, max_size=14
 )
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 @given(
-    episodes=episodes,
+    episodes=st.lists(episodes, min_size=1, max_size=3),  # of each lane
+    shapes=st.sampled_from([IMAGE, SENSES]),
     stack=st.integers(1, 4),
     n_step=st.integers(1, 6),
-    capacity=st.integers(12, 60),
+    places=st.integers(12, 60),
     rewrite_at=st.one_of(st.none(), st.integers(0, 150)),
     length=st.integers(1, 40),  # of an embedding: 4 to 160 bytes instead of 9 to 27
     limit=st.one_of(st.none(), st.integers(11, 90)),
     copies=st.integers(1, 3),
     exponent=st.sampled_from([0.0, 0.7]),
     chunk=st.integers(3, 20),
+    save_at=st.sampled_from([0, 1, 5, 11, 10**6]),
 )
 def test_replay_is_its_model(
-    episodes: list[tuple[int, str]],
+    device: str,
+    episodes: list[list[tuple[int, str]]],
+    shapes: dict[str, tuple[int, ...]],
     stack: int,
     n_step: int,
-    capacity: int,
+    places: int,
     rewrite_at: int | None,
     length: int,
     limit: int | None,
     copies: int,
     exponent: float,
     chunk: int,
+    save_at: int,
 ) -> None:
-    channels, size = 3, 3
-    replay = Replay((stack * channels, size, size), (), np.int32, capacity=capacity, stack=stack, n_step=n_step,
-                    discount=0.9, priority_exponent=exponent)  # fmt: skip
-    assert replay.capacity == capacity
-    model = Model(stack, n_step, 0.9, capacity)
-    world = World(replay, model, channels, size)
+    """Lanes, keys, stacks, n-step windows, priorities, and at any moment a rewrite, and another replay that goes on."""
+    count = len(episodes)
+    whole = {key: (stack * shape[0], *shape[1:]) for key, shape in shapes.items()}
+
+    def made() -> Replay:
+        return Replay(whole["obs"] if shapes is IMAGE else whole, (), np.int32, capacity=places * count, lanes=count,
+                      stack=stack, n_step=n_step, discount=0.9, priority_exponent=exponent, device=device)  # fmt: skip
+
+    replay = made()
+    assert replay.capacity == places * count
+    models = [Model(stack, n_step, 0.9, places) for _ in range(count)]
+    world = World(replay, models, shapes)
     embed: Project | None = None
+    refused = False
 
     def maybe_rewrite() -> None:
-        nonlocal embed
-        if embed is not None or rewrite_at is None or world.steps < rewrite_at:
+        nonlocal embed, refused
+        if embed is not None or rewrite_at is None or world.steps < rewrite_at or refused:
             return
-        transform = Project(stack * channels * size * size, length, copies)
+        transform = Project(length, copies)
         memory = replay.bytes_per_step * replay.capacity
-        record = -(-(4 * length * copies + 4 + 4 + 1) // 4) * 4 + (16 if exponent else 0)
-        fits = min(memory // record, limit or 10**9)
-        broken = next(i for i in range(model.forgotten, len(model.records) + 1) if i == len(model.records) or model.frames(i))
+        images = sum(len(shape) == 3 for shape in shapes.values())
+        vectors = sum(4 * shape[0] * stack for shape in shapes.values() if len(shape) == 1)
+        record = 4 * length * copies * images + vectors + 12 + (16 if exponent else 0)
+        fits = memory // (record * count)
+        if limit is not None:
+            fits = min(fits, -(-limit // count))
         if fits < n_step + stack + 1:
             with pytest.raises(ValueError, match="need at least"):
                 replay.rewrite(transform, copies, limit)
-            check(replay, model, None)  # refused, and nothing lost
+            check(replay, models, None)  # refused, and nothing lost
+            refused = True
             return
-        before = model.forgotten
-        model.capacity = fits
-        model.forgotten = max(broken, len(model.records) - fits)
-        with patch("seer_rl.replay.replay.REWRITE_CHUNK", chunk):  # many chunks even here
-            assert replay.rewrite(transform, copies, limit) == model.forgotten - before
-        assert replay.capacity == fits
-        model.whole = True
+        before = [model.forgotten for model in models]
+        for model in models:
+            every = range(model.forgotten, len(model.records) + 1)
+            broken = next(i for i in every if i == len(model.records) or model.frames(i))
+            model.capacity, model.whole = fits, True
+            model.forgotten = max(broken, len(model.records) - fits)
+        with patch("seer_rl.replay.convert.CHUNK", chunk):  # many chunks even here
+            dropped = replay.rewrite(transform, copies, limit)
+        assert dropped == sum(model.forgotten - before for model, before in zip(models, before, strict=True))
+        assert replay.capacity == fits * count
         embed = transform
 
-    for steps, end in episodes:
-        world.begin()
-        for i in range(steps):
-            maybe_rewrite()
-            last = i == steps - 1
-            world.step(terminated=last and end == "terminated", truncated=last and end == "truncated")
-            if embed and not last:
-                now = torch.from_numpy(np.concatenate(world.history))[None]
-                assert torch.equal(replay.observation, embed(now, current=True)[:, 0])
+    def maybe_move() -> None:
+        """Let another replay go on from what this one saved."""
+        nonlocal replay
+        if world.steps % 13 == save_at:
+            before, replay = replay, made()
+            go_on(replay, before, embed, limit)
+            world.replay = replay
+
+    left = [list(some) for some in episodes]
+    ahead: list[tuple[int, str]] = [(0, "")] * count  # steps left in each lane's episode, and how it ends
+    begun = [False] * count
+    while any(left) or any(steps for steps, _ in ahead):
+        starting = [lane for lane in range(count) if ahead[lane][0] == 0 and (left[lane] or not begun[lane])]
+        for lane in starting:
+            ahead[lane], begun[lane] = left[lane].pop(0), True
+        if starting:
+            world.begin(starting)
         maybe_rewrite()
-        check(replay, model, embed)
+        maybe_move()
+        ends = {lane: how if steps == 1 else "" for lane, (steps, how) in enumerate(ahead) if steps}
+        if ends:
+            world.step(ends)
+            ahead = [(max(0, steps - 1), how) for steps, how in ahead]
+            running = [lane for lane, how in ends.items() if how in ("", "abandoned")]
+            for key, x in keyed(replay.observation).items():
+                for lane in running:
+                    now = torch.from_numpy(stacked(world.history[lane])[key])[None]
+                    changed = embed is not None and now.dtype == torch.uint8
+                    assert embed is None or torch.equal(x[lane : lane + 1].cpu(), embed.to_act_on(now) if changed else now)
+        maybe_rewrite()
+        if world.steps % 30 == 0:
+            check(replay, models, embed)
+    check(replay, models, embed)
 
 
 def filled(exponent: float, steps: int = 40, seed: int = 0) -> Replay:
     replay = Replay((1, 2, 2), (), np.int32, capacity=64, n_step=2, priority_exponent=exponent, seed=seed)
-    replay.begin(np.zeros((1, 2, 2), np.uint8))
+    replay.begin(np.zeros((1, 1, 2, 2), np.uint8))
     for i in range(steps):
-        replay.add(i, 0.0, False, False, np.full((1, 2, 2), i % 256, np.uint8))
+        replay.add([i], [0.0], [False], [False], np.full((1, 1, 2, 2), i % 256, np.uint8))
     return replay
 
 
@@ -260,7 +348,7 @@ def test_priorities_set_frequencies_and_importance_weights() -> None:
     np.testing.assert_allclose(share, p / p.sum(), atol=3e-5)
     weight = (39 * p / p.sum()) ** -0.6
     np.testing.assert_allclose(batch.weight, (weight / weight.max())[batch.action], rtol=1e-5)
-    replay.add(39, 0.0, False, False, np.zeros((1, 2, 2), np.uint8))  # a new step has the largest priority so far
+    replay.add([39], [0.0], [False], [False], np.zeros((1, 1, 2, 2), np.uint8))  # a new step has the largest priority so far
     batch = replay.sample(100_000)
     assert (batch.action == 39).double().mean().item() == pytest.approx(p.max() / (p.sum() + p.max()), abs=1e-4)
 
@@ -268,7 +356,7 @@ def test_priorities_set_frequencies_and_importance_weights() -> None:
 def test_priorities_survive_a_rewrite_of_a_wrapped_ring() -> None:
     replay = filled(exponent=1.0, steps=100)  # 64 records: wrapped
     index = np.unique(replay.sample(5000).index)
-    actions = replay._steps["action"][index]
+    actions = replay._store.steps["action"][index]
     replay.update_priorities(index, torch.from_numpy(actions % 7 + 1.0))
     dropped = replay.rewrite(flat)
     batch = replay.sample(200_000)
@@ -281,10 +369,10 @@ def test_priorities_survive_a_rewrite_of_a_wrapped_ring() -> None:
 def test_copies_are_drawn_uniformly_and_independently_for_obs_and_next_obs() -> None:
     copies, draws = 3, 30_000
     replay = filled(exponent=0)
-    project = Project(4, 1, copies)
+    project = Project(1, copies)
     replay.rewrite(project, copies)
     batch = replay.sample(draws)
-    base = {i: float(project(torch.full((1, 1, 2, 2), i, dtype=torch.uint8), current=False)[0, 0]) for i in range(40)}
+    base = {i: float(project.mapped(torch.full((1, 1, 2, 2), i, dtype=torch.uint8))) for i in range(40)}
     # Action i was taken at the frame after step i - 1, which shows i - 1; two steps later the frame shows i + 1.
     rows = (batch.action > 0).nonzero().squeeze(1)
     drawn = torch.tensor([float(batch.obs[r, 0]) - base[int(batch.action[r]) - 1] for r in rows])
@@ -317,10 +405,10 @@ def test_misuse_is_refused_in_a_sentence() -> None:
         Replay((1, 2, 2), (), np.uint8, memory=2**62)
     replay = Replay((1, 2, 2), (), np.uint8, capacity=10)
     with pytest.raises(RuntimeError, match=r"call Replay\.begin"):
-        replay.add(0, 0.0, False, False, frame)
+        replay.add([0], [0.0], [False], [False], frame[None])
     with pytest.raises(RuntimeError, match="empty"):
         replay.rewrite(flat)
-    replay.begin(frame)
+    replay.begin(frame[None])
     replay.rewrite(flat)
     with pytest.raises(RuntimeError, match="already"):
         replay.rewrite(flat)
@@ -328,24 +416,27 @@ def test_misuse_is_refused_in_a_sentence() -> None:
 
 def test_continuous_actions_come_back_as_they_went_in() -> None:
     replay = Replay((1, 2, 2), (3,), np.float32, capacity=10)
-    replay.begin(np.zeros((1, 2, 2), np.uint8))
-    replay.add(np.array([0.25, -1, 0.5], np.float32), 1.0, False, False, np.zeros((1, 2, 2), np.uint8))
+    replay.begin(np.zeros((1, 1, 2, 2), np.uint8))
+    replay.add([np.array([0.25, -1, 0.5], np.float32)], [1.0], [False], [False], np.zeros((1, 1, 2, 2), np.uint8))
     batch = replay.sample(2)
     assert batch.action.dtype == torch.float32
     assert torch.equal(batch.action[0], torch.tensor([0.25, -1, 0.5]))
 
 
-def test_rewriting_takes_one_number_per_priority_beside_the_replay() -> None:
+def test_rewriting_takes_two_numbers_per_record_beside_the_replay() -> None:
     """Of a replay that holds far more than fits beside it."""
     replay = Replay((1, 2, 2), (), np.uint8, capacity=20_000, priority_exponent=0.5)
     obs = np.zeros((1, 2, 2), np.uint8)
-    replay.begin(obs)
+    replay.begin(obs[None])
     for i in range(25_000):
-        replay.add(0, float(i), False, i % 1000 == 999, obs)
+        replay.add([0], [float(i)], [False], [i % 1000 == 999], obs[None])
         if i % 1000 == 999:
-            replay.begin(obs)
+            replay.begin(obs[None])
     tracemalloc.start()
     replay.rewrite(flat)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 1.5 * 8 * replay.size + 100_000
+    tree = replay._store.tree
+    assert tree
+    kept = replay._store.steps.nbytes + tree.nodes.nbytes  # reserved, and counted as the replay's
+    assert most - kept < 1.25 * 16 * replay.size + 100_000

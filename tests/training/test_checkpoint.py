@@ -33,6 +33,7 @@ from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.files import Folder
 from seer_rl.training.run import Run, Stopped
 from studies import shared
+from tests.replay.saved import held
 
 ATARI = TrainConfig(
     "atari/qbert",
@@ -61,7 +62,7 @@ def end_of(run: Run) -> dict[str, Any]:
     return {
         "metrics": (run.run_dir / "metrics.csv").read_bytes(),
         "agent": (run.run_dir / "agent.safetensors").read_bytes(),
-        "replay": [bytes(segment) for segment in run.replay.segments()],
+        "replay": held(run.replay),
         "operations": run.account.operations,
         "evaluations": run.evaluations,
     }
@@ -188,7 +189,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(config: TrainConfig, tm
 def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     blob = checkpoint._blob
-    monkeypatch.setattr("seer_rl.replay.replay.SEGMENT_BYTES", 100_000)
+    monkeypatch.setattr("seer_rl.replay.store.SEGMENT_BYTES", 100_000)
     config = dataclasses.replace(ATARI, replay=ReplayConfig(), seer=SeerConfig(), checkpoint_every=50, steps=301)
 
     def counted(folder: Folder, data: Any) -> str:
@@ -202,7 +203,7 @@ def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.
     frames = sum(n for n in written if n <= 100_000)
     assert frames < 300 * 7064 + 7 * 2 * 100_000  # each record once, and at each checkpoint the two segments that it ends in
     resumed = loop.resume(tmp_path / "run", pytest.fail)
-    assert [bytes(s) for s in resumed.replay.segments()] == [bytes(s) for s in run.replay.segments()]
+    assert held(resumed.replay) == held(run.replay)
     resumed.close()
 
 
@@ -422,8 +423,8 @@ def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str
     with pytest.warns(UserWarning, match=rf"the environment failed at step 101 \({why}.*and was started anew"):
         loop.train(run, fail)
     assert run.step == 200
-    assert run.replay._steps["flags"][:200].any()
-    assert (run.replay._steps["flags"] & 2 > 0).sum() >= 1  # the episode was cut
+    assert run.replay._store.flags[:200].any()
+    assert (run.replay._store.flags & 2 > 0).sum() >= 1  # the episode was cut
 
     run, failures = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
     with (

@@ -21,6 +21,7 @@ from seer_rl.training.logger import read
 from seer_rl.training.presets import PRESETS, configure
 from seer_rl.training.run import Run
 from seer_rl.training.sizes import parse_size
+from tests.replay.saved import held
 
 SHORT = TrainConfig(
     "atari/qbert",
@@ -53,7 +54,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(short: Run, tmp_path: Path
     again = trained(SHORT, tmp_path / "again")
     assert rows(short) == rows(again)
     assert all(torch.equal(a, b) for a, b in zip(short.agent.parameters(), again.agent.parameters(), strict=True))
-    assert bytes(short.replay._arena[: short.replay.nbytes]) == bytes(again.replay._arena[: again.replay.nbytes])
+    assert held(short.replay) == held(again.replay)
     other = trained(dataclasses.replace(SHORT, seed=4), tmp_path / "other")
     assert rows(short) != rows(other)
 
@@ -142,9 +143,7 @@ def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path)
     assert run.frozen == (config.seer.freeze_step is not None)
     assert run.account.phases[-1].name == ("embeddings" if run.frozen else "images")
     if config.replay == ReplayConfig():
-        assert (
-            run.replay.size == 241 if not run.replay._steps["flags"][240] & 2 else 240
-        )  # every step, and the newest observation
+        assert run.replay.size == 241 if not run.replay._store.flags[240] & 2 else 240  # every step, and the newest observation
 
 
 CONTROL = TrainConfig(
