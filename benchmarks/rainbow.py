@@ -9,6 +9,7 @@
 The two sides take turns, so that whatever slows the machine otherwise slows both.
 """
 
+import functools
 import statistics
 import tempfile
 import time
@@ -27,7 +28,7 @@ from rich.table import Table
 from benchmarks import machine
 from seer_rl import envs
 from seer_rl.seer import freeze
-from seer_rl.training import build, process
+from seer_rl.training import process
 from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.training.play import chosen
 from seer_rl.training.presets import configure
@@ -56,14 +57,13 @@ class Side:
         run = self.run
         assert run.env
         begun = time.perf_counter()
-        action = self.timed("act", lambda: chosen(run.agent.act(run.replay.observation.to(run.device))))
-        run.env.step_async(action)
-        batch = self.timed("sample", lambda: run.replay.sample(run.batch_size).to(run.device))
-        self.timed("update", lambda: run.agent.update(batch))
-        obs, reward, terminated, truncated, _ = self.timed("wait for the environment", run.env.step_wait)
-        self.timed("store", lambda: run.replay.add([action], [reward], [terminated], [truncated], obs[None]))
-        if terminated or truncated:
-            run.replay.begin(run.env.reset()[None])
+        actions = self.timed("act", lambda: run.agent.act(run.replay.observation.to(run.device)))
+        run.env.step_async(dict(enumerate(chosen(actions))))
+        for _ in range(run.num_envs):
+            batch = self.timed("sample", lambda: run.replay.sample(run.batch_size).to(run.device))
+            self.timed("update", functools.partial(run.agent.update, batch))
+        steps = self.timed("wait for the environment", run.env.step_wait)
+        self.timed("store", lambda: run._store(actions, steps))
         self.times.setdefault("whole step", []).append(1e3 * (time.perf_counter() - begun))
 
     def floor(self, rate: float, bandwidth: float) -> float:
@@ -81,15 +81,12 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
     """A run with some steps of real play in its replay."""
     side = Side(Run(replace(config, run_dir=Path(tempfile.mkdtemp()) / "run")))
     run = side.run
-    run.env = build.start_env(config)
-    run.replay.begin(run.env.reset(seed=0)[None])
-    for _ in range(FILL):
-        action = run.eval_env.action_space.sample()
-        run.env.step_async(action)
-        obs, reward, terminated, truncated, _ = run.env.step_wait()
-        run.replay.add([action], [reward], [terminated], [truncated], obs[None])
-        if terminated or truncated:
-            run.replay.begin(run.env.reset()[None])
+    run.begin()
+    assert run.env
+    for _ in range(FILL // run.num_envs):
+        actions = torch.tensor([run.eval_env.action_space.sample() for _ in range(run.num_envs)])
+        run.env.step_async(dict(enumerate(chosen(actions))))
+        run._store(actions, run.env.step_wait())
     if frozen:
         freeze(run.agent, run.replay)
         run.frozen_at = 0

@@ -51,8 +51,8 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from seer_rl.envs import make
     from seer_rl.envs.base import EnvConfig, Family
     from seer_rl.replay.codec import Dtype
+    from seer_rl.replay.observation import Unfit
     from seer_rl.replay.replay import Batch, Replay, Rewriter
-    from seer_rl.replay.spec import Unfit
     from seer_rl.seer import embedder, freeze
 else:  # what Python does: it imports a name's module when the name is first used
     _MODULES = {
@@ -66,8 +66,8 @@ else:  # what Python does: it imports a name's module when the name is first use
         "envs": "make",
         "envs.base": "EnvConfig Family",
         "replay.codec": "Dtype",
+        "replay.observation": "Unfit",
         "replay.replay": "Batch Replay Rewriter",
-        "replay.spec": "Unfit",
         "seer": "embedder freeze",
     }
 

@@ -70,21 +70,21 @@ class AtStep:
 
     def due(self, step: int) -> bool:
         """Tell whether to freeze now, at agent step `step`."""
-        return step == self.step
+        return step >= self.step
 
 
 class WhenConverged:
     """Freeze when signals of the training say that the encoder has converged, and at `latest` whatever they say."""
 
-    def __init__(self, agent: Agent, earliest: int, latest: int) -> None:
-        """earliest, latest: agent steps."""
-        self.monitor, self.earliest, self.latest = ConvergenceMonitor(agent), earliest, latest
+    def __init__(self, agent: Agent, earliest: int, latest: int, stride: int = 1) -> None:
+        """earliest, latest: agent steps. stride: agent steps that are taken at once, between two looks."""
+        self.monitor, self.earliest, self.latest, self.stride = ConvergenceMonitor(agent), earliest, latest, stride
 
     def measures(self, step: int) -> bool:
         """Tell whether a measurement is due at agent step `step`; it is for the caller to make (`monitor.measure`)."""
-        history = self.monitor.history
+        history, before = self.monitor.history, step - self.stride
         made = bool(history) and history[-1].step == step
-        return not made and (step % EVERY == 0 or step == self.latest)
+        return not made and (step // EVERY > before // EVERY or before < self.latest <= step)
 
     def due(self, step: int) -> bool:
         """Tell whether to freeze now, at agent step `step`."""

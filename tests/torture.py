@@ -67,7 +67,7 @@ def attempt(config: TrainConfig, run_dir: Path, log: Path, aim: Event | None = N
 
     def show(run: Run, event: Event | Metrics) -> None:
         if aim is event is Event.STEPPED and run.env and rng.random() < 0.005:
-            os.kill(run.env.pid, signal.SIGKILL)
+            os.kill(run.env.pids[0], signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         elif aim is event and rng.random() < (0.3 if aim is Event.SAVING else 0.9):
             threading.Timer(rng.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGKILL)).start()

@@ -108,7 +108,7 @@ class DQN(nn.Module):
     def act(self, obs: torch.Tensor) -> torch.Tensor:
         """Choose epsilon-greedy actions [N] int64 at `obs` [N, ...]: images, or embeddings of them."""
         explore = torch.rand(len(obs), generator=self.generator) < self.epsilon
-        self.acts += self.training
+        self.acts += len(obs) * self.training
         return explored(self, obs, explore)
 
     def policy(self, obs: torch.Tensor) -> torch.Tensor:

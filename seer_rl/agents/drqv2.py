@@ -172,7 +172,7 @@ class DrQv2(nn.Module):
         In training they have noise, and the first `learning_starts` of them are uniform; in evaluation they have none.
         """
         if self.training:
-            self.acts += 1
+            self.acts += len(obs)
             if self.acts <= self.config.learning_starts:
                 return torch.rand(len(obs), self.actions, generator=self.generator) * 2 - 1
         action = self.policy(obs)

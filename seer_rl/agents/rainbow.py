@@ -117,7 +117,7 @@ class Rainbow(nn.Module):
         """
         if self.training:
             draw_noise(self.noisy, self.generator)
-            self.acts += 1
+            self.acts += len(obs)
             explore = torch.full((len(obs),), self.acts <= self.config.random_steps)
         else:
             explore = torch.rand(len(obs), generator=self.generator) < self.config.eval_epsilon

@@ -155,7 +155,7 @@ class SAC(nn.Module):
         In training they are samples, the first `learning_starts` of them uniform; in evaluation they are means.
         """
         if self.training:
-            self.acts += 1
+            self.acts += len(obs)
             if self.acts <= self.config.learning_starts:
                 return torch.rand(len(obs), self.actions, generator=self.generator) * 2 - 1
         return self.sample(self.seen(obs)[0])[0] if self.training else self.policy(obs)

@@ -16,10 +16,12 @@ What else an environment may offer, itself or by one of its wrappers:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+
+from seer_rl.bounds import Within
 
 Settings = Mapping[str, Any]
 """Values of settings by their names in config.toml: {"steps": 500_000, "seer.freeze_step": 50_000, "environment.camera": 2}."""
@@ -31,6 +33,10 @@ class EnvConfig:
 
     Where it has a setting `size` with None for its default, that is 100 for agents that crop images, and 84 for the others.
     """
+
+    num_envs: Annotated[int, Within(1, 10_000)] = 1
+    """Environments that the agent trains in at once. It acts for all of them together; each step of each one is an agent step,
+    and there are as many updates per agent step as with one."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,17 @@ class Family:
     do not go together. task: "" where none was named; the settings may then name one as "env"."""
     scale: Callable[[str], Scale | None] = unknown
     """task -> its scale, as far as it is known."""
+
+
+class Step(NamedTuple):
+    """What a step gave, as `gymnasium.Env.step` does; and the first observation of the next episode where one ended."""
+
+    obs: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+    first: Any  # None where no episode ended
 
 
 def check(env: gym.Env[Any, Any], name: str) -> None:

@@ -1,4 +1,4 @@
-"""An environment in a process of its own: it steps while the agent learns, and nothing that befalls it ends the run."""
+"""Environments in a process of their own: they step while the agent learns, and nothing that befalls them ends the run."""
 
 import contextlib
 import os
@@ -7,35 +7,36 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import gymnasium as gym
 
 from seer_rl import child, envs
 from seer_rl.envs import base
-from seer_rl.envs.base import EnvConfig
+from seer_rl.envs.base import EnvConfig, Step
 
-PATIENCE = 120.0  # seconds without an answer after which an environment counts as hung; some take long to build
-
-Obs = NDArray[np.uint8]
+PATIENCE = 120.0  # seconds without an answer after which a process counts as hung; some environments take long to build
 
 
 class EnvironmentFailed(Exception):
     """The environment raised an exception, hangs, or its process is gone."""
 
 
-class SubprocessEnv:
-    """The training environment `envs.make(name, training=True, settings)`, in another process.
+class EnvProcess:
+    """Several training environments `envs.make(name, training=True, settings)`, numbered from 0, in another process.
 
-    `step_async` and `step_wait` let the caller do something in between; everything else waits for its answer. Everything raises
-    EnvironmentFailed where there is none, after which only `close` may follow.
+    `ask` and `answers` let the caller do something in between. An environment that fails is gone, and is made anew when it is
+    next reset or given a state, as it was at first. When the process fails, all that were asked have failed, and there is
+    nothing left but `close`.
     """
 
     def __init__(self, name: str, settings: EnvConfig) -> None:
+        """Start the process; environments are made when they are reset, or given a state."""
         self.patience = PATIENCE
-        self._failure: EnvironmentFailed | None = None
+        self.failure: EnvironmentFailed | None = None  # of the process
+        self._asked: list[int] = []
         ours, theirs = socket.socketpair()
         with theirs:
             command, variables = child.python("seer_rl.envs.subprocess", str(theirs.fileno()))
@@ -48,31 +49,24 @@ class SubprocessEnv:
         """Return the number of the other process."""
         return self._process.pid
 
-    def reset(self, seed: int | None = None) -> Obs:
-        """Start an episode, [C, H, W] uint8."""
-        self._send(("reset", seed))
-        obs: Obs = self._receive()
-        return obs
+    def ask(self, method: str, arguments: Mapping[int, Any]) -> None:
+        """Ask environments for something, by their numbers, and return before they have done it.
 
-    def step_async(self, action: Any) -> None:
-        """Let the environment take a step, and return before it has."""
-        self._send(("step", action))
+        method: "step", "reset", "get_state" or "set_state", with an action, a seed or None, None, or a state.
+        """
+        self._asked = list(arguments)
+        self._send((method, dict(arguments)))
 
-    def step_wait(self) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Return what that step gave, as `gymnasium.Env.step` does."""
-        result: tuple[Obs, float, bool, bool, dict[str, Any]] = self._receive()
-        return result
-
-    def get_state(self) -> dict[str, Any] | None:
-        """Do what `envs.base.get_state` does."""
-        self._send(("get_state", None))
-        state: dict[str, Any] | None = self._receive()
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Do what `envs.base.set_state` does."""
-        self._send(("set_state", state))
-        self._receive()
+    def answers(self) -> dict[int, Any]:
+        """Return what the environments answer to the latest `ask`, by their numbers; EnvironmentFailed of those that fail."""
+        try:
+            if self.failure:
+                raise self.failure
+            told = self._told()
+        except EnvironmentFailed as failure:
+            self.failure = failure
+            return dict.fromkeys(self._asked, failure)
+        return {i: result if error is None else EnvironmentFailed(error) for i, (error, result) in told.items()}
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -84,67 +78,59 @@ class SubprocessEnv:
             self._process.wait()
 
     def _send(self, message: Any) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `_receive` says what happened
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `answers` says what happened
             self._pipe.send(message)
 
-    def _receive(self) -> Any:
-        if self._failure:
-            raise self._failure
-        try:
-            return self._answer()
-        except EnvironmentFailed as failure:
-            self._failure = failure
-            raise
-
-    def _answer(self) -> Any:
+    def _told(self) -> dict[int, tuple[str | None, Any]]:
         try:
             if not self._pipe.poll(self.patience):
                 raise EnvironmentFailed(f"no answer for {self.patience:g} seconds")
-            error, result = self._pipe.recv()
+            told: dict[int, tuple[str | None, Any]] = self._pipe.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=1)
             raise EnvironmentFailed(f"its process ended with code {self._process.returncode}") from None
-        if error is not None:
-            raise EnvironmentFailed(error)
-        return result
+        return told
 
 
 def serve(pipe: Connection) -> None:
     """Be the other process: do what is asked for, until the pipe ends."""
-    for name in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # meant for the run, which still wants to save this environment's state
-        signal.signal(name, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the run, which still wants our states
+        signal.signal(number, signal.SIG_IGN)
     name, settings = pipe.recv()
-    env = None
-    while True:
-        try:
-            if env is None:
-                env = envs.make(name, training=True, settings=settings)
-            asked, argument = pipe.recv()
-            result: Any = None
-            if asked == "step":
-                result = env.step(argument)
-            elif asked == "reset":
-                result = env.reset(seed=argument)[0]
-            elif asked == "get_state":
-                result = base.get_state(env)
-            else:
-                base.set_state(env, argument)
-            answer: tuple[str | None, Any] = None, result
-        except EOFError:
-            break
-        except Exception as error:  # of many kinds, by the simulator
-            answer = repr(error), None
-        try:
-            pipe.send(answer)
-        except OSError:
-            break
-    if env is not None:
+    made: dict[int, gym.Env[Any, Any]] = {}
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            method, arguments = pipe.recv()
+            told: dict[int, tuple[str | None, Any]] = {}
+            for i, argument in arguments.items():
+                try:
+                    if i not in made and method in ("reset", "set_state"):
+                        made[i] = envs.make(name, training=True, settings=settings)
+                    told[i] = None, _done(made[i], method, argument)
+                except Exception as error:  # of many kinds, by the simulator
+                    told[i] = repr(error), None
+                    with contextlib.suppress(Exception):
+                        made.pop(i).close()  # what is left of it may be in any state
+            pipe.send(told)
+    for env in made.values():
         env.close()
+
+
+def _done(env: gym.Env[Any, Any], method: str, argument: Any) -> Any:
+    """Do what an environment is asked for; return the answer."""
+    match method:
+        case "step":
+            obs, reward, terminated, truncated, info = env.step(argument)
+            ended = bool(terminated or truncated)
+            return Step(obs, float(reward), bool(terminated), bool(truncated), info, env.reset()[0] if ended else None)
+        case "reset":
+            return env.reset(seed=argument)[0]
+        case "get_state":
+            return base.get_state(env)
+        case "set_state":
+            return base.set_state(env, argument)
+    raise ValueError(f"an environment cannot {method!r}")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def probe(run: Path, progress: Progress = silent) -> Image:
     with closing(env):
         half = OBSERVATIONS // 2
         env.action_space.seed(SEED)
-        observations = seen(lambda obs: chosen(agent.act(obs)), env, half, progress)
+        observations = seen(lambda obs: chosen(agent.act(obs))[0], env, half, progress)
         observations += seen(lambda _: env.action_space.sample(), env, OBSERVATIONS - half, progress)
     stacked = np.stack(observations)
     buffer = io.BytesIO()
@@ -236,7 +236,7 @@ def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None
 
         def act(obs: torch.Tensor) -> Any:
             take(side_by_side(obs))
-            return chosen(agent.act(obs))
+            return chosen(agent.act(obs))[0]
 
         agent.eval()
         play(env, act, 1, SEED)

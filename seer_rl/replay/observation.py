@@ -4,8 +4,10 @@ A tensor of dtype uint8 is an image, or a batch of images. In a dictionary, what
 joint angles: it is stored as it is and handed to the heads. Behind the freeze, images have become float32 embeddings.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 Obs = torch.Tensor | dict[str, torch.Tensor]
@@ -24,6 +26,26 @@ def keyed(obs: Obs) -> dict[str, torch.Tensor]:
 def is_image(shape: Shape) -> bool:
     """Tell an image's shape (C, H, W) from a vector's (D,)."""
     return len(shape) == 3
+
+
+class Unfit(ValueError):
+    """Say that the replay cannot hold an observation, an action or a reward as it is."""
+
+
+def stack(observations: Sequence[Any]) -> Any:
+    """Put observations of several environments together: arrays to one [N, ...], dictionaries to one of such arrays.
+
+    Raises Unfit where they are not alike.
+    """
+    first, *others = observations
+    if isinstance(first, Mapping):
+        if any(not isinstance(one, Mapping) or one.keys() != first.keys() for one in others):
+            raise Unfit("the observations of several environments have different keys")
+        return {key: stack([one[key] for one in observations]) for key in first}
+    shapes = {(np.shape(one), str(np.asarray(one).dtype)) for one in observations}
+    if len(shapes) > 1:
+        raise Unfit(f"the observations of several environments differ in shape or dtype: {sorted(shapes)}")
+    return np.stack(observations)
 
 
 def each(fn: Callable[..., torch.Tensor], *obs: Obs) -> Obs:

@@ -7,16 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from seer_rl.replay.observation import ONLY, Shape, Shapes, is_image
+from seer_rl.replay.observation import ONLY, Shape, Shapes, Unfit, is_image
 
 LARGEST = float(np.finfo(np.float32).max)  # the largest magnitude of a reward
 
 Arrays = NDArray[Any] | Mapping[str, NDArray[Any]]
 """Observations as environments give them."""
-
-
-class Unfit(ValueError):
-    """Say that the replay cannot hold an observation, an action or a reward as it is."""
 
 
 class Spec:
@@ -45,8 +41,9 @@ class Spec:
         for key, shape in self.shapes.items():
             x, dtype = given[key], "uint8" if key in self.images else "float32"
             if np.shape(x) != (count, *shape) or getattr(x, "dtype", None) != dtype:
-                name, found = "" if self.single else f" {key!r}", getattr(x, "dtype", type(x).__name__)
-                raise Unfit(f"observations{name} must be {dtype} of the shape {(count, *shape)}, not {found} of {np.shape(x)}")
+                name, kind, size = "" if self.single else f" {key!r}", getattr(x, "dtype", type(x).__name__), np.shape(x)
+                found = f"{kind} of {size[1:] if size[:1] == (count,) else size}"
+                raise Unfit(f"an observation{name} must be {dtype} of the shape {shape}, not {found}")
             if dtype == "float32" and not np.isfinite(x).all():
                 raise Unfit(f"observations {key!r} hold numbers that are not finite")
         return given

@@ -16,7 +16,7 @@ from seer_rl.agents.base import Agent
 from seer_rl.agents.flops import Costs, measure
 from seer_rl.agents.networks import AutocastSequential, output_shape, scale_of
 from seer_rl.envs.base import EnvConfig, frames_in, max_episode_steps
-from seer_rl.envs.subprocess import SubprocessEnv
+from seer_rl.envs.vector import VectorEnv
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import copies_of, views
 from seer_rl.training import checkpoint, rundir
@@ -47,9 +47,9 @@ def make_env(config: TrainConfig, training: bool, render_mode: str | None = None
     return envs.make(config.env, training, env_settings(config), render_mode)
 
 
-def start_env(config: TrainConfig) -> SubprocessEnv:
-    """Make the environment to train in, in a process of its own."""
-    return SubprocessEnv(config.env, env_settings(config))
+def start_env(config: TrainConfig) -> VectorEnv:
+    """Make the environments to train in, in processes of their own."""
+    return VectorEnv(config.env, env_settings(config), config.environment.num_envs)
 
 
 def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
@@ -82,7 +82,7 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
         raise ValueError("how much memory is left for the replay is for seer_rl.training.rehearsal.settle to find out")
     build = functools.partial(
         Replay, env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
-        stack=frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
+        lanes=config.environment.num_envs, stack=frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
         priority_exponent=config.replay.priority_exponent, seed=seed,
     )  # fmt: skip
     if capacity is not None or memory is not None:
@@ -100,7 +100,7 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
 def require_batch(config: TrainConfig, capacity: int, stack: int, batch_size: int) -> None:
     """Raise ValueError if a batch of different steps cannot be drawn from a replay of `capacity` steps."""
     agent, budget = config.agent, config.replay
-    if capacity < (least := batch_size + agent.n_step + stack):
+    if capacity < (least := batch_size + config.environment.num_envs * (agent.n_step + stack)):
         given = f"{budget.memory:,} bytes" if budget.memory else f"{budget.capacity or config.steps:,} steps of frames"
         raise ValueError(
             f"a replay of {given} would hold {capacity} steps{'' if stack > 1 else ' of embeddings'}, too few for batches of "
@@ -115,9 +115,10 @@ def action_dtype(space: gym.Space[Any]) -> np.dtype[Any]:
 
 def every_step(config: TrainConfig, env: gym.Env[Any, Any]) -> int:
     """Count the records that hold every step of a run: one each, one for the newest observation, one for each truncation."""
-    longest = max_episode_steps(env)
-    truncations = config.steps // longest if longest else 0
-    return config.steps + truncations + config.agent.n_step + frames_in(env) + 1  # the least a replay needs
+    longest, lanes = max_episode_steps(env), config.environment.num_envs
+    steps = config.steps // lanes
+    truncations = steps // longest if longest else 0
+    return lanes * (steps + truncations + config.agent.n_step + frames_in(env) + 1)  # the least a replay needs
 
 
 def embeddings_of(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> tuple[int, int]:

@@ -172,7 +172,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Take the settings of the environment's family where none are given."""
         if type(self.environment) is EnvConfig and isinstance(self.env, str) and (family := envs.family_of(self.env)):
-            object.__setattr__(self, "environment", family.Config())
+            object.__setattr__(self, "environment", family.Config(**asdict(self.environment)))
 
 
 def check_numbers(config: TrainConfig) -> None:
@@ -190,6 +190,11 @@ def check(config: TrainConfig) -> None:
     for name, value in flat(config).items():
         if name != "run_dir" and isinstance(value, str | Path) and not encodable(str(value)):
             raise ValueError(f"--{name.replace('_', '-')} is {str(value)!r}, which is no valid UTF-8")
+    if config.steps % (count := config.environment.num_envs):
+        raise ValueError(
+            f"{count} environments cannot take {config.steps:,} steps together: "
+            f"ask for --steps {config.steps + -config.steps % count}, a multiple of --env.num-envs"
+        )
     if config.replay.memory is not None and config.replay.capacity is not None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
     if isinstance(freeze_step, int) and freeze_step >= config.steps:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from seer_rl.envs.subprocess import EnvironmentFailed
-from seer_rl.replay.spec import Unfit
+from seer_rl.replay.observation import Unfit
 from seer_rl.training import build, checkpoint, rundir
 from seer_rl.training.config import TrainConfig
 from seer_rl.training.events import Done, Event, Fault, Metrics
@@ -44,18 +44,17 @@ def events(run: Run) -> Iterator[Event | Metrics]:
             yield Metrics(signals)
         if run.when.due(run.step):
             yield from freezing(run)
-        if game := run.advance():
-            yield Metrics(game)
-        if run.step % LOOK_EVERY == 0 or run.ends:
+        yield from map(Metrics, run.advance())
+        if run.passed(LOOK_EVERY) or run.ends:
             run.require_finite()
             run.measure()
-        if run.step % LOG_EVERY == 0 or run.ends:
+        if run.passed(LOG_EVERY) or run.ends:
             yield Metrics(run.metrics())
             yield Metrics(run.account.clock(), clock=True)
-        if config.analysis.every and run.step % config.analysis.every == 0:
+        if config.analysis.every and run.passed(config.analysis.every):
             yield Event.SNAPSHOT
         yield from evaluating(run)
-        if run.step % config.checkpoint_every == 0 and not run.ends:
+        if run.passed(config.checkpoint_every) and not run.ends:
             yield Event.SAVING
             yield Event.TRAINING
         yield Event.STEPPED
@@ -84,7 +83,7 @@ def freezing(run: Run) -> Iterator[Event | Metrics]:
 def evaluating(run: Run) -> Iterator[Event | Metrics]:
     """Evaluate, where that is due and was not done yet."""
     done = run.evaluations[-1][0] if run.evaluations else 0
-    if run.step == done or (run.step % run.config.eval.every and not run.ends):
+    if run.step == done or not (run.passed(run.config.eval.every) or run.ends):
         return
     yield Event.EVALUATING
     run.require_finite_weights()

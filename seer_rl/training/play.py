@@ -34,12 +34,9 @@ def play(
     return scores
 
 
-def chosen(actions: torch.Tensor) -> int | NDArray[np.float32]:
-    """Give the only one of an agent's actions [1] or [1, A] as an environment takes it."""
-    if not actions.is_floating_point():
-        return int(actions[0])
-    action: NDArray[np.float32] = actions[0].numpy(force=True)
-    return action
+def chosen(actions: torch.Tensor) -> list[int | NDArray[np.float32]]:
+    """Give an agent's actions [N] or [N, A] as environments take them, one for each."""
+    return list(actions.numpy(force=True)) if actions.is_floating_point() else actions.tolist()
 
 
 def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -63,7 +60,7 @@ def evaluate(
     agent.generator.manual_seed(seed)
     agent.eval()
     try:
-        return play(env, lambda obs: chosen(agent.act(obs.to(device))), episodes, seed, check_stop)
+        return play(env, lambda obs: chosen(agent.act(obs.to(device)))[0], episodes, seed, check_stop)
     finally:
         agent.train()
         agent.generator.set_state(state)

@@ -241,7 +241,8 @@ def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None
         short = replace(config, replay=least, steps=_batch(config) + 8)
         small = replace(least, memory=build.make_replay(short, env, built, seed=0).memory)
         del built
-    with dry_run(replace(config, replay=small), directory / "run", stored=_batch(config) + config.agent.n_step + 8) as run:
+    stored = -(-_batch(config) // config.environment.num_envs) + config.agent.n_step + 8
+    with dry_run(replace(config, replay=small), directory / "run", stored) as run:
         with Logger(run.run_dir) as logger:
             if config.seer.freeze_step == "auto":
                 ConvergenceMonitor(run.agent).measure(run.agent, run.replay, 0)
@@ -269,19 +270,22 @@ def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None
 def dry_run(config: TrainConfig, run_dir: Path, stored: int) -> Iterator[Run]:
     """Give a run that is ready to learn, to find out what a step or a freeze of it takes; nothing happens by itself.
 
-    run_dir: a directory that will be made. stored: random steps in the replay. The run has the networks, the environment and
-    the replay that `config` says, and is past what happens at the start of a run.
+    run_dir: a directory that will be made. stored: random steps of each environment in the replay. The run has the networks,
+    the environments and the replay that `config` says, and is past what happens at the start of a run.
     """
     seer = replace(config.seer, freeze_step=None if config.seer.freeze_step is None else 0, earliest=None, latest=None)
-    run = Run(replace(config, steps=10**9, seer=seer, memory_limit=None, run_dir=run_dir))  # no setting lies beyond
+    run = Run(
+        replace(config, steps=10**9 * config.environment.num_envs, seer=seer, memory_limit=None, run_dir=run_dir)
+    )  # no setting lies beyond
     run_dir.mkdir()
     with contextlib.closing(run):
         run.begin()
         run.eval_env.reset(seed=0)
-        obs = run.replay.observation.numpy()
+        obs, count = run.replay.observation.numpy(), run.num_envs
         for _ in range(stored):
-            run.replay.add([run.eval_env.action_space.sample()], [0.0], [False], [False], obs)
-        run.step = 10**6
+            actions = [run.eval_env.action_space.sample() for _ in range(count)]
+            run.replay.add(actions, [0.0] * count, [False] * count, [False] * count, obs)
+        run.step = 10**6 * count
         yield run
 
 

@@ -17,10 +17,11 @@ import torch
 import seer_rl
 from seer_rl.agents.networks import output_shape
 from seer_rl.convergence import ENCODED, GAMES, progress
-from seer_rl.envs.base import frames_in
-from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
+from seer_rl.envs.base import Step, frames_in
+from seer_rl.envs.subprocess import EnvironmentFailed
+from seer_rl.envs.vector import VectorEnv
 from seer_rl.replay.codec import examples
-from seer_rl.replay.observation import each
+from seer_rl.replay.observation import each, stack
 from seer_rl.seer import AtStep, Never, When, WhenConverged, embedder, freeze
 from seer_rl.training import build, checkpoint, rundir
 from seer_rl.training.accounting import Account
@@ -54,9 +55,11 @@ class Run:
         self.run_dir: Path = config.run_dir or build.default_run_dir(config)
         if not again:
             rundir.require_free(self.run_dir)
-        self.env_seed, self.eval_seed, self.replay_seed, agent_seed = (
+        env_seed, self.eval_seed, self.replay_seed, agent_seed = (
             int(s) for s in np.random.SeedSequence(config.seed).generate_state(4) >> 1
         )
+        others = np.random.SeedSequence(env_seed).generate_state(config.environment.num_envs)[1:] >> 1
+        self.env_seeds = [env_seed, *(int(seed) for seed in others)]
         self.device = build.choose_device(config.device)
         self.eval_env = build.make_env(config, training=False)
         self.agent = build.make_agent(config, self.eval_env, agent_seed).to(self.device)
@@ -73,11 +76,11 @@ class Run:
         self.when = self._when()
         self.account = Account(self.costs, config)
 
-        self.env: SubprocessEnv | None = None  # of training, in a process of its own; `begin` begins it
+        self.env: VectorEnv | None = None  # of training, in processes of their own; `begin` begins it
         self.step = 0
         self.frozen_at: int | None = None  # T_f, once it is past
         self.freeze_seconds = float("nan")
-        self.restarted = False  # the environment, after a failure
+        self.restarted: set[int] = set()  # the environments that failed once
         self.losses: dict[str, Any] = {}  # the latest metrics of updates
         self.scores: list[float] = []  # of the latest whole training games
         self.random_scores: list[float] = []
@@ -91,8 +94,17 @@ class Run:
     def _when(self) -> When:
         seer = self.config.seer
         if seer.freeze_step == "auto":
-            return WhenConverged(self.agent, *seer.between(self.config.steps))
+            return WhenConverged(self.agent, *seer.between(self.config.steps), self.num_envs)
         return Never() if seer.freeze_step is None else AtStep(seer.freeze_step)
+
+    @property
+    def num_envs(self) -> int:
+        """Return the environments that take a step at once: so many agent steps."""
+        return self.config.environment.num_envs
+
+    def passed(self, every: int) -> bool:
+        """Tell whether the latest agent steps reached a multiple of `every`."""
+        return self.step // every > (self.step - self.num_envs) // every
 
     @property
     def frozen(self) -> bool:
@@ -115,8 +127,8 @@ class Run:
             raise Stopped
 
     def pids(self) -> list[int]:
-        """Return the numbers of this process, and of the environment's while there is one."""
-        return [os.getpid(), *([self.env.pid] if self.env else [])]
+        """Return the numbers of this process, and of the environments' while there are any."""
+        return [os.getpid(), *(self.env.pids if self.env else [])]
 
     def close(self) -> None:
         """Free what the environments hold, and the run directory."""
@@ -130,100 +142,105 @@ class Run:
     # ---- the environment -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin the training environment, as it was in the checkpoint or else at the start of an episode."""
-        state: dict[str, Any] | None = self.resumed.state["env"] if self.resumed else None
-        if self.resumed and state is None:
+        """Begin the training environments, as they were in the checkpoint or else at the start of an episode."""
+        self.env = build.start_env(self.config)
+        saved = self.resumed.state["env"] if self.resumed else None
+        states = dict(enumerate(saved if isinstance(saved, list) else [saved]))  # earlier versions had one environment
+        known = {i: state for i, state in states.items() if state is not None}
+        if self.resumed and len(known) < self.num_envs:
             warnings.warn(
                 f"the checkpoint of step {self.step:,} has no state of the environment: its episode is cut there and a new one "
                 "begins, so the run does not go on exactly as it would have",
                 stacklevel=2,
             )
-            self._begin_episode()
-        elif state is not None:
-            self.env = build.start_env(self.config)
-            self.env.set_state(state)
-        else:
-            self.env = build.start_env(self.config)
-            self.replay.begin(self.env.reset(self.env_seed)[None])
+        _require(self.env.set_state(known))
+        self._begin_episodes([i for i in range(self.num_envs) if i not in known])
 
     def play_at_random(self) -> list[float]:
         """Let a player that chooses actions uniformly play as many games as an evaluation has; return its scores."""
         self.random_scores = random_scores(self.eval_env, self.config.eval.episodes, self.eval_seed, self.check_stop)
         return self.random_scores
 
-    def _begin_episode(self) -> None:
-        """Go on in a new environment, at the beginning of an episode."""
-        self.env = build.start_env(self.config)
-        self.replay.begin(self.env.reset(self.env_seed + self.step)[None])
-
-    def _restart(self, error: EnvironmentFailed) -> None:
-        """Go on in a new environment after the first failure of one; the episode is cut. Raises the second failure."""
+    def _begin_episodes(self, lanes: list[int]) -> None:
+        """Start an episode in each of these environments. Raises EnvironmentFailed where one fails."""
         assert self.env
-        if self.restarted:
+        if lanes:
+            first = _require(self.env.reset({i: self.env_seeds[i] + self.step for i in lanes}))
+            self.replay.begin(stack(list(first.values())), lanes)
+
+    def _restart(self, lane: int, error: EnvironmentFailed) -> None:
+        """Go on in a new environment after the first failure of one; its episode is cut. Raises the second failure."""
+        if lane in self.restarted:
             raise error
-        self.restarted = True
-        warnings.warn(f"the environment failed at step {self.step:,} ({error}) and was started anew", stacklevel=2)
-        self.env.close()
-        self._begin_episode()
+        self.restarted.add(lane)
+        which = f"environment {lane}" if self.num_envs > 1 else "the environment"
+        warnings.warn(f"{which} failed at step {self.step:,} ({error}) and was started anew", stacklevel=2)
+        self._begin_episodes([lane])
 
-    def env_state(self) -> dict[str, Any] | None:
-        """Return the environment's state; None where it has none to give, or fails again, or the run is to stop.
+    def env_state(self) -> list[dict[str, Any] | None]:
+        """Return the states of the environments; None where one has none to give, or fails again, or the run is to stop.
 
-        Where it fails for the first time, it is started anew.
+        Where one fails for the first time, it is started anew.
         """
         assert self.env
         if self.stopping:
             self.env.patience = min(self.env.patience, STOP_PATIENCE)
-        try:
-            try:
-                return self.env.get_state()
-            except EnvironmentFailed as error:
-                if self.stopping:
-                    return None
-                self._restart(error)
-                return self.env.get_state()
-        except EnvironmentFailed:
-            return None
+        states = self.env.get_state(dict.fromkeys(range(self.num_envs)))
+        for lane, answer in [*states.items()]:
+            if isinstance(answer, EnvironmentFailed) and not self.stopping:
+                with contextlib.suppress(EnvironmentFailed):
+                    self._restart(lane, answer)
+                    states |= self.env.get_state({lane: None})
+        return [None if isinstance(state, EnvironmentFailed) else state for state in states.values()]
 
     # ---- training --------------------------------------------------------------------------------------------------
 
-    def advance(self) -> dict[str, float]:
-        """Take an agent step: act, learn while the environment steps, store what it gave. Return metrics of a game that ended.
+    def advance(self) -> list[dict[str, float]]:
+        """Take an agent step in every environment: act, learn while they step, store what they gave.
 
-        Raises EnvironmentFailed where the environment fails for the second time.
+        Return metrics of the games that ended. Raises EnvironmentFailed where an environment fails for the second time.
         """
-        self.step += 1
+        self.step += self.num_envs
         started = time.perf_counter()
-        game = self._advance()
+        games = self._advance()
         self.account.phase.seconds += time.perf_counter() - started
-        self.account.phase.steps += 1
-        return game
+        self.account.phase.steps += self.num_envs
+        return games
 
-    def _advance(self) -> dict[str, float]:
+    def _advance(self) -> list[dict[str, float]]:
         assert self.env
-        action = self.agent.act(self._observed())
-        self.env.step_async(chosen(action))
-        due = self.step >= self.config.agent.learning_starts and self.step % self.config.agent.update_every == 0
-        if due and len(self.replay) >= self.batch_size:
+        actions = self.agent.act(self._observed())
+        self.env.step_async(dict(enumerate(chosen(actions))))
+        for step in range(self.step - self.num_envs + 1, self.step + 1):
+            if step >= self.config.agent.learning_starts and step % self.config.agent.update_every == 0:
+                self._learn()
+        answers = self.env.step_wait()
+        steps = {lane: answer for lane, answer in answers.items() if not isinstance(answer, EnvironmentFailed)}
+        games = self._store(actions, steps) if steps else []
+        for lane in answers.keys() - steps.keys():
+            self._restart(lane, answers[lane])
+        return games
+
+    def _learn(self) -> None:
+        """Make the updates of an agent step at which some are due, once there is a batch to learn from."""
+        if len(self.replay) >= self.batch_size:
             if self.account.phase.name == "fill":
                 self.account.enter("embeddings" if self.frozen else "images", self.frozen)
             for _ in range(self.config.seer.replay_ratio if self.frozen else 1):
                 self.update()
-        try:
-            obs, reward, terminated, truncated, info = self.env.step_wait()
-            first = self.env.reset() if terminated or truncated else None
-        except EnvironmentFailed as error:
-            self._restart(error)
-            return {}
-        self.replay.add(action, [float(reward)], [terminated], [truncated], obs[None])
-        if first is not None:
-            self.replay.begin(first[None])
-        self.account.count(self.costs.act(self.frozen))
-        if "episode" not in info:
-            return {}
-        score = float(info["episode"]["r"])
-        self.scores = [*self.scores, score][-GAMES:]
-        return {"charts/episodic_return": score, "charts/episodic_length": info["episode"]["l"]}
+
+    def _store(self, actions: torch.Tensor, steps: dict[int, Step]) -> list[dict[str, float]]:
+        """Store the steps of these environments; return metrics of the games that ended."""
+        lanes = list(steps)
+        obs, rewards, terminated, truncated, infos, first = zip(*steps.values(), strict=True)
+        self.replay.add(actions[lanes], rewards, terminated, truncated, stack(obs), lanes)
+        if ended := [lane for lane, one in steps.items() if one.terminated or one.truncated]:
+            self.replay.begin(stack([one for one in first if one is not None]), ended)
+        games = [info["episode"] for info in infos if "episode" in info]
+        for _ in lanes:
+            self.account.count(self.costs.act(self.frozen))
+        self.scores = [*self.scores, *(float(game["r"]) for game in games)][-GAMES:]
+        return [{"charts/episodic_return": float(game["r"]), "charts/episodic_length": game["l"]} for game in games]
 
     def _observed(self) -> Any:
         """Return what to act on, where the agent is."""
@@ -243,7 +260,7 @@ class Run:
         """Compile the losses for what the replay now holds; return the seconds. The run goes on without where that fails."""
         started = time.perf_counter()
         try:
-            rehearse_losses(self.agent, self._observed(), self.batch_size)
+            rehearse_losses(self.agent, self._observed()[:1], self.batch_size)
         except KeyboardInterrupt:  # how to stop a compiler
             self.check_stop()
             raise
@@ -367,3 +384,11 @@ class Run:
         longest, books = build.every_step(self.config, self.eval_env), {kind: pieces(kind) for kind in ("steps", "priorities")}
         self.replay.set_state(state["replay"], pieces("replay"), books, fn, longest)
         self.resumed = replace(resumed, state={name: state[name] for name in ("env", "written")})  # the rest is copied
+
+
+def _require(answers: dict[int, Any]) -> dict[int, Any]:
+    """Return what environments answered. Raises EnvironmentFailed where one fails."""
+    for answer in answers.values():
+        if isinstance(answer, EnvironmentFailed):
+            raise answer
+    return answers

@@ -25,8 +25,10 @@ from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import SACConfig
 from seer_rl.commands.main import main
 from seer_rl.envs import base
+from seer_rl.envs.base import EnvConfig
 from seer_rl.envs.dmc import ControlConfig
-from seer_rl.envs.subprocess import EnvironmentFailed, SubprocessEnv
+from seer_rl.envs.subprocess import EnvironmentFailed
+from seer_rl.envs.vector import VectorEnv
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, from_toml, to_toml
 from seer_rl.training.events import Event, Fault, Metrics
@@ -45,10 +47,11 @@ ATARI = TrainConfig(
     agent=RainbowConfig(learning_starts=60, batch_size=8, hidden=16),
     checkpoint_every=100_000,
 )
+CONTROL_ENV = ControlConfig(size=24, fast_render=True, action_repeat=20)  # games of 50 steps
 CONTROL = TrainConfig(
     "dmc/reacher-easy",
     steps=220,
-    environment=ControlConfig(size=24, fast_render=True, action_repeat=20),  # games of 50 steps
+    environment=CONTROL_ENV,
     seer=SeerConfig(freeze_step=120, copies=2),
     replay=ReplayConfig(memory=150_000),  # 86 steps of frames
     eval=EvalConfig(every=100, episodes=1),
@@ -106,6 +109,16 @@ def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> Run:
         (dataclasses.replace(CONTROL, seer=dataclasses.replace(CONTROL.seer, dtype="uint8")), [110, 140]),
         (dataclasses.replace(CONTROL, agent=SACConfig(hidden=32, learning_starts=40, batch_size=12)), [110, 140]),
         (dataclasses.replace(CONTROL, agent=DrQv2Config(hidden=32, learning_starts=40, batch_size=12, shift=2)), [110, 140]),
+        (dataclasses.replace(ATARI, environment=EnvConfig(num_envs=4)), [40, 110, 150, 200]),
+        (
+            dataclasses.replace(
+                CONTROL,
+                steps=222,
+                environment=dataclasses.replace(CONTROL_ENV, num_envs=3),
+                replay=ReplayConfig(memory=200_000),
+            ),
+            [100, 130],
+        ),
     ],
     ids=[
         "rainbow, once",
@@ -117,6 +130,8 @@ def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> Run:
         "curl, uint8",
         "sac",
         "drqv2",
+        "rainbow, four environments",
+        "curl, three environments",
     ],
 )
 def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops: list[int], tmp_path: Path) -> None:
@@ -394,8 +409,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Fault, match=r"losses/loss is nan at step 80; the checkpoint of step 50 in .* is from before it"):
         loop.train(run, break_down)
     assert checkpoint.newest(tmp_path / "run") == 50
-    run, step = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), SubprocessEnv.step_wait
-    monkeypatch.setattr(SubprocessEnv, "step_wait", lambda env: ((result := step(env))[0], float("inf"), *result[2:]))
+    run, step = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "other")), VectorEnv.step_wait
+    monkeypatch.setattr(VectorEnv, "step_wait", lambda env: {0: step(env)[0]._replace(reward=float("inf"))})
     with pytest.raises(Fault, match="the reward is inf, which is no finite float32, at step 1; there is no checkpoint"):
         loop.train(run)
 
@@ -412,12 +427,10 @@ def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str
             if how == "hangs":
                 run.env.patience = 0.5
             if how == "raises":
-                run.env._send(("step", "no action"))
-                with pytest.raises(EnvironmentFailed, match="Error"):
-                    run.env._receive()
-                run.env._pipe.send(("step", "nor this"))  # whose answer the run takes for that of its own step
+                run.env.step_async({0: "no action"})
+                assert isinstance(run.env.step_wait()[0], EnvironmentFailed)  # and so does the step that the run asks for
             else:
-                os.kill(run.env.pid, signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+                os.kill(run.env.pids[0], signal.SIGKILL if how == "dies" else signal.SIGSTOP)
 
     why = {"dies": "its process ended with code -9", "hangs": "no answer for 0.5 seconds", "raises": ".*Error"}[how]
     with pytest.warns(UserWarning, match=rf"the environment failed at step 101 \({why}.*and was started anew"):

@@ -27,7 +27,7 @@ from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RADConfig, SACConfig
 from seer_rl.commands.main import main
 from seer_rl.envs.dmc import ControlConfig
-from seer_rl.envs.subprocess import SubprocessEnv
+from seer_rl.envs.vector import VectorEnv
 from seer_rl.training import build, checkpoint, loop, rundir, weights
 from seer_rl.training import run as run_module
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, to_toml
@@ -477,8 +477,8 @@ def test_an_environment_that_dies_while_something_is_due_is_started_anew(when: i
         nonlocal killed
         if run.step == when and event in (Event.EVALUATING, Event.SAVING) and not killed:
             assert run.env
-            os.kill(run.env.pid, signal.SIGKILL)
-            run.env._process.wait()
+            os.kill(run.env.pids[0], signal.SIGKILL)
+            run.env._processes[0]._process.wait()
             killed = True
 
     with pytest.warns(UserWarning, match=f"failed at step {when} .*and was started anew"):
@@ -496,13 +496,13 @@ def test_a_run_that_is_stopped_with_a_failed_environment_is_saved(
     def show(run: Run, event: Event | Metrics) -> None:
         if run.step == 40 and not run.stopping:
             assert run.env
-            os.kill(run.env.pid, how)
+            os.kill(run.env.pids[0], how)
             run.stopping = True
 
     with pytest.raises(Stopped):
         loop.train(run, show)
     resumed = loop.resume(tmp_path / "run", pytest.fail)
-    assert (resumed.step, resumed.resumed is not None and resumed.resumed.state["env"]) == (40, None)
+    assert (resumed.step, resumed.resumed is not None and resumed.resumed.state["env"]) == (40, [None])
     with pytest.warns(UserWarning, match="the checkpoint of step 40 has no state of the environment"):
         loop.train(resumed)
     assert resumed.step == 120
@@ -555,7 +555,7 @@ def test_weights_that_are_no_numbers_are_never_written(what: str, tmp_path: Path
     run = Run(config)
     advance = run.advance
 
-    def broken() -> dict[str, float]:
+    def broken() -> list[dict[str, float]]:
         game = advance()
         if run.step == 65:
             with torch.no_grad():
@@ -581,20 +581,21 @@ def test_weights_that_are_no_numbers_are_never_written(what: str, tmp_path: Path
         ((np.zeros((4, 84, 84), np.float32), 0.0), "an observation must be uint8 of the shape (4, 84, 84), not float32"),
         ((np.zeros((84, 84), np.uint8), 0.0), "not uint8 of (84, 84)"),
         ((np.zeros((1, 84, 84), np.uint8), 0.0), "not uint8 of (1, 84, 84)"),
-        ((7, 0.0), "not int of ()"),
+        ((7, 0.0), "not int64 of ()"),
     ],
 )
 def test_what_the_replay_cannot_hold_ends_the_run_in_a_sentence(
     given: tuple[Any, float], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run"))
-    step = SubprocessEnv.step_wait
+    step = VectorEnv.step_wait
 
-    def odd(env: SubprocessEnv) -> Any:
-        obs, reward, *rest = step(env)
-        return (obs, reward, *rest) if run.step < 35 else (obs if given[0] is None else given[0], given[1], *rest)
+    def odd(env: VectorEnv) -> Any:
+        answer = step(env)[0]
+        wrong = answer._replace(obs=answer.obs if given[0] is None else given[0], reward=given[1])
+        return {0: answer if run.step < 35 else wrong}
 
-    monkeypatch.setattr(SubprocessEnv, "step_wait", odd)
+    monkeypatch.setattr(VectorEnv, "step_wait", odd)
     with pytest.raises(Fault) as fault:
         loop.train(run)
     assert words in str(fault.value)
