@@ -57,7 +57,7 @@ class Side:
         run = self.run
         assert run.env
         begun = time.perf_counter()
-        actions = self.timed("act", lambda: run.agent.act(run.replay.observation.to(run.device)))
+        actions = self.timed("act", lambda: run.agent.act(run._observed()))
         run.env.step_async(dict(enumerate(chosen(actions))))
         for _ in range(run.num_envs):
             batch = self.timed("sample", lambda: run.replay.sample(run.batch_size).to(run.device))

@@ -55,7 +55,9 @@ def peer_updates(
             self.embedding = nn.Sequential(nn.Linear(features, embedding), nn.LayerNorm(embedding))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            z: torch.Tensor = self.embedding(self.convolutions.lower(center_crop(images, self.crop)))  # they come as floats
+            z: torch.Tensor = self.embedding(
+                self.convolutions.lower(center_crop(images, (self.crop, self.crop)))
+            )  # they come as floats
             return z
 
     with closing(envs.make(name, training=True)) as env:

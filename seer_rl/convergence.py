@@ -6,7 +6,7 @@ moved since, how often the heads would choose other actions on the older ones, a
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent
-from seer_rl.replay.observation import each
+from seer_rl.replay.observation import ONLY, Obs, each, keyed, vectors_in
 from seer_rl.replay.replay import Batch, Replay
 
 EVERY = 2_500  # agent steps between measurements
@@ -75,17 +75,17 @@ class ConvergenceMonitor:
         older.load_state_dict(self.reference)
         first.load_state_dict(self.initial)
         then, then_after = _embed(older, agent, batch.obs), _embed(older, agent, batch.next_obs)
-        current, z, z_then = _weights(agent.lower), now.flatten(1), then.flatten(1)
+        current, z, z_then = _weights(agent.lower), _flat(agent, now), _flat(agent, then)
         errors = [_errors(agent, replace(batch, obs=o, next_obs=n)) for o, n in ((now, after), (then, then_after))]
         signals = Signals(
             step,
             cka=linear_cka(z, z_then),
             drift=float((z - z_then).norm() / (z_then - z_then.mean(0)).norm().clamp(min=1e-12)),
             travel=_distance(current, self.reference),
-            moved=1 - linear_cka(z, _embed(first, agent, batch.obs).flatten(1)),
+            moved=1 - linear_cka(z, _flat(agent, _embed(first, agent, batch.obs))),
             agreement=agreement(*(_actions(agent.policy(obs), batch.action.is_floating_point()) for obs in (now, then))),
             error=float(errors[1] / errors[0].clamp(min=1e-12)),
-            novelty=novelty(*(z.flatten(1) for z in stretches)),
+            novelty=novelty(*(_flat(agent, z) for z in stretches)),
             progress=scored,
         )
         agent.train()
@@ -150,11 +150,23 @@ def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return float((sum(float(one) for one, _ in squares) / max(sum(float(other) for _, other in squares), 1e-24)) ** 0.5)
 
 
-def _embed(lower: nn.Module, agent: Agent, obs: torch.Tensor) -> torch.Tensor:
-    """Encode the images `obs` as the agent acts on them, without augmentation."""
-    # In eight parts: at once they would need more memory than anything else in a run.
-    z: list[torch.Tensor] = [lower(center_crop(some, agent.obs_shape[-1])) for some in obs.chunk(8)]
-    return torch.cat(z)
+def _embed(lower: nn.Module, agent: Agent, obs: Obs) -> Obs:
+    """Encode the images in `obs` as the agent acts on them, without augmentation; vectors stay as they are."""
+    shapes = agent.obs_shape
+    sizes = {key: shape[1:] for key, shape in shapes.items()} if isinstance(shapes, Mapping) else {ONLY: shapes[1:]}
+    parts = {key: x.chunk(8) for key, x in keyed(obs).items()}  # at once they would need more memory than all else in a run
+    z: list[dict[str, torch.Tensor]] = []
+    for i in range(len(next(iter(parts.values())))):
+        some = {key: x[i] if x[i].dim() == 2 else center_crop(x[i], sizes[key]) for key, x in parts.items()}
+        z.append(some | lower(some) if isinstance(obs, dict) else {ONLY: lower(some[ONLY])})
+    whole = {key: torch.cat([one[key] for one in z]) for key in z[0]}
+    return whole if isinstance(obs, dict) else whole[ONLY]
+
+
+def _flat(agent: Agent, z: Obs) -> torch.Tensor:
+    """Return the embeddings of a batch as vectors [B, n], those of several images one behind the other."""
+    vectors = vectors_in(agent.obs_shape)
+    return torch.cat([x.flatten(1) for key, x in keyed(z).items() if key not in vectors], dim=1)
 
 
 def _errors(agent: Agent, batch: Batch) -> torch.Tensor:

@@ -7,6 +7,7 @@ the user has said so, on the command line or in the environment variable `SEER_C
 import importlib
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 TRUSTED = "SEER_CODE"
@@ -32,13 +33,21 @@ def load(name: str, what: str) -> Any:
 
     Raises ValueError, in a sentence, where the user has not named it, or it cannot be imported.
     """
+    module = load_module(name, what)
+    try:
+        return getattr(module, name.partition(":")[2])
+    except AttributeError as error:
+        raise ValueError(f"the {what} {name} cannot be imported: {error}") from error
+
+
+def load_module(name: str, what: str) -> ModuleType:
+    """Import the module of "module:object"; the rest is as for `load`."""
     if name not in os.environ.get(TRUSTED, "").split(","):
         raise ValueError(
             f"the {what} {name} is code, which settings in a file do not start: "
             f"if you trust it, say so with {TRUSTED}={name} before the command"
         )
-    module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return importlib.import_module(name.partition(":")[0])
     except Exception as error:  # anything: it is code of others
         raise ValueError(f"the {what} {name} cannot be imported: {error}") from error

@@ -135,7 +135,7 @@ def views(agent: Freezable, obs: Obs, copies: int, current: bool) -> list[Obs]:
     augmented = [agent.augment(obs) for _ in range(copies)]
     if not current or augmented[0] is obs:
         return augmented
-    return [each(lambda x, seen: center_crop(x, seen.shape[-1]), obs, augmented[0]), *augmented]
+    return [each(lambda x, seen: center_crop(x, seen.shape[2:]), obs, augmented[0]), *augmented]
 
 
 def paper_capacity(capacity: int, frame_bytes: int, length: int, embeddings: int = 1, copies: int = 1) -> int:

@@ -33,7 +33,7 @@ CHUNK = 250  # images embedded at once
 def embed(agent: Agent, obs: torch.Tensor) -> torch.Tensor:
     """Embeddings of images as the agent acts on them."""
     with torch.no_grad():
-        return torch.cat([agent.lower(center_crop(images, agent.obs_shape[-1])) for images in torch.split(obs, CHUNK)])
+        return torch.cat([agent.lower(center_crop(images, agent.obs_shape[1:])) for images in torch.split(obs, CHUNK)])
 
 
 def losses(agent: Agent, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

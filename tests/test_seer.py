@@ -226,7 +226,7 @@ def control_gradients(agent: SAC | DrQv2, batch: Batch) -> list[torch.Tensor]:
         losses = [actor_loss, agent.temperature_loss(log_p.detach())]
     else:
         features = agent.features(agent.view(batch.obs))
-        actor_z, critic_z = agent.embed(agent.embedding, features, agent.stored(batch.obs))
+        actor_z, critic_z = agent.embed(agent.embedding, features, batch.obs)
         above = [*agent.encoder.upper.parameters(), *agent.critic.parameters(), *agent.actor.parameters()]
         losses = [agent.actor_loss(actor_z, critic_z.detach())]
     losses.append(agent.temporal_difference(critic_z, batch).square().sum(dim=0).mean())
@@ -243,7 +243,7 @@ def test_with_a_fixed_crop_control_agents_learn_the_same_before_and_after(name: 
     agent.target_lower.load_state_dict(agent.lower.state_dict())  # as at T_f; heads differ
     augments = name != "sac"
     if augments:  # to the middle of the image: a new tensor each time, as a random crop is
-        size = agent.obs_shape[-1]
+        size = agent.obs_shape[1:]
         monkeypatch.setattr(agent, "augment", lambda obs: center_crop(obs, size).clone())
     state = replay.rng.bit_generator.state
     images = replay.sample(32)
@@ -290,7 +290,7 @@ def test_a_new_observation_is_encoded_once_for_acting_and_all_its_copies() -> No
     agent.act(replay.observation)
     agent.update(replay.sample(4))
     assert passes == [5, 5]
-    middle = agent.lower(center_crop(torch.from_numpy(obs)[None], 36))
+    middle = agent.lower(center_crop(torch.from_numpy(obs)[None], (36, 36)))
     torch.testing.assert_close(replay.observation, middle, atol=1e-5, rtol=1e-5)
     store = replay._store
     newest = torch.tensor([store.lanes[0].open])

@@ -1,27 +1,46 @@
 """Augmentations of images, uint8 -> uint8, so that whatever is not uint8 is known to be an embedding."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch.nn import functional as F
 
+from seer_rl.replay.observation import Obs, keyed
 
-def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Cut the middle `size` x `size` pixels out of images [B, C, H, W]; images of that size come back as they are."""
-    height, width = images.shape[2:]
-    if (height, width) == (size, size):
+
+def has_images(obs: Obs) -> bool:
+    """Tell whether observations are or hold images, uint8, rather than embeddings of them."""
+    return any(x.dtype == torch.uint8 for x in keyed(obs).values())
+
+
+def on_images(fn: Callable[[torch.Tensor], torch.Tensor], obs: Obs) -> Obs:
+    """Apply `fn` to the images of observations, uint8 [B, C, H, W]; what else they hold stays as it is."""
+    if isinstance(obs, dict):
+        return {key: fn(x) if x.dtype == torch.uint8 else x for key, x in obs.items()}
+    return fn(obs) if obs.dtype == torch.uint8 else obs
+
+
+def center_crop(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Cut the middle out of images [B, C, H, W]; size: (height, width). Images of that size come back as they are."""
+    (height, width), (new_height, new_width) = images.shape[2:], size
+    if (height, width) == (new_height, new_width):
         return images
-    top, left = (height - size) // 2, (width - size) // 2
-    return images[:, :, top : top + size, left : left + size]
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return images[:, :, top : top + new_height, left : left + new_width]
 
 
-def random_crop(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Cut a `size` x `size` window out of each of the images [B, C, H, W]; every position is equally likely (RAD, CURL)."""
-    count, _, height, width = images.shape
-    tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
-    lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
+def random_crop(images: torch.Tensor, size: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Cut a window out of each of the images [B, C, H, W]; every position is equally likely (RAD, CURL).
+
+    size: (height, width).
+    """
+    count, (height, width) = len(images), size
+    tops = torch.randint(images.shape[2] - height + 1, (count,), generator=generator).tolist()
+    lefts = torch.randint(images.shape[3] - width + 1, (count,), generator=generator).tolist()
     # One image after the other: each is copied row by row, and a gather of single pixels takes ten times longer on a CPU.
-    return torch.stack([image[:, y : y + size, x : x + size] for image, y, x in zip(images, tops, lefts, strict=True)])
+    return torch.stack([image[:, y : y + height, x : x + width] for image, y, x in zip(images, tops, lefts, strict=True)])
 
 
 def random_shift(images: torch.Tensor, pad: int, generator: torch.Generator) -> torch.Tensor:
-    """Move each of the images [B, C, S, S] by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2)."""
-    return random_crop(F.pad(images, (pad,) * 4, mode="replicate"), images.shape[-1], generator)
+    """Move each of the images [B, C, H, W] by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2)."""
+    return random_crop(F.pad(images, (pad,) * 4, mode="replicate"), images.shape[2:], generator)

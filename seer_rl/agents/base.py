@@ -21,6 +21,9 @@ class AgentConfig:
 
     encoder: str = "canonical"
     """Convolutions by name, or module:factory, a PyTorch module from elsewhere."""
+    shared_encoder: bool = False
+    """One encoder for all images of an observation, as of several cameras; they must have the same shape. Otherwise each image
+    has one of its own."""
     batch_size: Size = 32
     """Transitions per update."""
     n_step: Size = 1
@@ -38,14 +41,17 @@ class Freezable(Protocol):
 
     @property
     def lower(self) -> nn.Module:
-        """Return the module below the seam. It maps uint8 images [B, C, H, W] to float32 embeddings [B, ...]."""
+        """Return the module below the seam. It maps uint8 images [B, C, H, W] to float32 embeddings [B, ...].
+
+        Where observations are dictionaries it maps one of images to one of embeddings under the same keys.
+        """
 
     @property
     def target_lower(self) -> nn.Module:
         """Return the same module of the target network; `lower` itself where the target shares it."""
 
     def augment(self, obs: Any) -> Any:
-        """Augment images [B, C, H, W] uint8 as an update does, to the size that `lower` takes.
+        """Augment images [B, C, H, W] uint8 as an update does, to the size that `lower` takes; vectors stay as they are.
 
         Return `obs` itself, the same object, where the agent augments nothing.
         """
@@ -64,7 +70,8 @@ class Modular(Protocol):
 class Agent(Freezable, Modular, Protocol):
     """Say what a training run asks of an agent, which is a `torch.nn.Module`.
 
-    An observation is uint8 [B, C, H, W], or what `lower` made of it, float32 [B, ...]: every method below takes both.
+    An observation is uint8 [B, C, H, W], or what `lower` made of it, float32 [B, ...]: every method below takes both. It may be
+    a dictionary of several images, or of what `lower` made of them, and of vectors [B, D], which go to the heads as they are.
     All random numbers come from `generator`. A checkpoint saves the weights, the generator, and every optimizer that is an
     attribute. Whatever else an update or an act changes must be in PyTorch's `get_extra_state`, as plain values: it is saved in
     checkpoints, but not in files of weights. The names of a target network's weights, and only those, begin with "target_".
@@ -77,13 +84,13 @@ class Agent(Freezable, Modular, Protocol):
     sharing: ClassVar[int]  # N, the networks that share the encoder, in the paper's count of operations
 
     config: Any
-    obs_shape: tuple[int, ...]  # (C, H, W) of the images that `lower` takes
+    obs_shape: Any  # Shapes: (C, H, W) of the images that `lower` takes; in a dictionary also (D,) of vectors
     actions: int  # the number of discrete actions, or the length A of a continuous one
     generator: torch.Generator
     training: bool
 
-    def __init__(self, config: Any, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0) -> None:
-        """Make an agent for images of `obs_shape` (C, H, W).
+    def __init__(self, config: Any, obs_shape: Any, actions: int, seam: int | None = None, seed: int = 0) -> None:
+        """Make an agent for images of `obs_shape` (C, H, W), or for a dictionary of such shapes and of vectors' shapes (D,).
 
         actions: see above. seam: how many layers lie below it; None: all of them. seed: of the generator.
         Raises ValueError for settings and shapes that do not fit together.
@@ -101,13 +108,13 @@ class Agent(Freezable, Modular, Protocol):
     def period(self) -> int:
         """Return the number of updates in a cycle: 2 where every second update does more than the others."""
 
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
+    def act(self, obs: Any) -> torch.Tensor:
         """Choose actions [N] int64, or [N, A] float32, at `obs` [N, ...]. In training mode they explore."""
 
-    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+    def policy(self, obs: Any) -> torch.Tensor:
         """Return expected returns [B, actions], of which the greedy policy takes the largest; or mean actions [B, A]."""
 
-    def __call__(self, obs: torch.Tensor) -> Any:
+    def __call__(self, obs: Any) -> Any:
         """Run every layer of the online network (`forward`) at `obs` [B, ...], prepared as for `act`."""
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

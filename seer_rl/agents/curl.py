@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seer_rl.agents.networks import gradient_step
+from seer_rl.agents.augment import has_images
+from seer_rl.agents.networks import gradient_step, halves
 from seer_rl.agents.sac import RAD, RADConfig
+from seer_rl.replay.observation import Obs, Shapes, images_in
 from seer_rl.replay.replay import Batch
 
 
@@ -27,12 +29,11 @@ class CURL(RAD):
     name: ClassVar[str] = "curl"
     Config: ClassVar[type[Any]] = CURLConfig
 
-    def __init__(
-        self, config: CURLConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, config: CURLConfig, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
         """Make the agent, as `RAD` does."""
         super().__init__(config, obs_shape, actions, seam, seed)
-        self.similarity = nn.Parameter(torch.rand(config.embedding, config.embedding))  # W
+        compared = config.embedding * images_in(obs_shape)  # numbers
+        self.similarity = nn.Parameter(torch.rand(compared, compared))  # W
         own = {id(p) for p in self.critic.parameters()}
         encoder = [p for p in self.critic_trained if id(p) not in own]
         self.contrastive_optimizer = torch.optim.Adam([self.similarity, *encoder], config.learning_rate, fused=True)
@@ -43,7 +44,7 @@ class CURL(RAD):
         Returns metrics, and each transition's temporal difference [B].
         """
         metrics, errors = super().update(batch)
-        if batch.obs.dtype == torch.uint8:
+        if has_images(batch.obs):
             loss = self.contrastive_loss(self.augment(batch.obs), self.augment(batch.obs))
             self.critic_optimizer.zero_grad(set_to_none=True)  # the critics have no part in this loss: they are passed over
             gradient_step(loss, self.contrastive_optimizer)
@@ -51,14 +52,14 @@ class CURL(RAD):
             metrics["losses/contrastive"] = loss.detach()
         return metrics, errors
 
-    def contrastive_loss(self, anchor: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    def contrastive_loss(self, anchor: Obs, positive: Obs) -> torch.Tensor:
         """Return the InfoNCE loss: which of the B keys is another crop of the query's image? (section 4)
 
         anchor, positive: crops [B, C, S, S] uint8 of the same images. A query q is the critic's embedding of an anchor; a key k
         is the target's embedding of a positive. The logits are q W k^T [B, B]; the right answers lie on the diagonal.
         """
-        _, query = self.embed(self.encoder, anchor)
+        _, query = halves(self.encoder(anchor), anchor, ())  # without vectors: they are the same in both
         with torch.no_grad():
-            _, key = self.embed(self.target_encoder, positive)
+            _, key = halves(self.target_encoder(positive), positive, ())
         logits = query @ self.similarity @ key.T  # [B, B]
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

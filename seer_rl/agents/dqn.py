@@ -3,15 +3,16 @@
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from seer_rl.agents.base import AgentConfig
-from seer_rl.agents.networks import AutocastSequential, encoder, explored, output_shape
+from seer_rl.agents.networks import AutocastSequential, encoder, explored, features_of, joined
 from seer_rl.bounds import Count, NotNegative, Positive, Share, Steps, Units
+from seer_rl.replay.observation import Obs, Shapes, length, vectors_in
 from seer_rl.replay.replay import Batch
 
 
@@ -51,19 +52,19 @@ class DQN(nn.Module):
     compiled: ClassVar[str | None] = "temporal_difference"
     sharing: ClassVar[int] = 1
     period: ClassVar[int] = 1
+    obs_shape: Any  # as `Agent` has it
 
-    def __init__(
-        self, config: DQNConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
-        """Make the agent for uint8 images of `obs_shape` (C, H, W) and `actions` discrete actions.
+    def __init__(self, config: DQNConfig, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
+        """Make the agent for uint8 images of `obs_shape` (C, H, W), or several and vectors by key, and for discrete actions.
 
         seam: how many convolutions lie below it; None: all. seed: of the generator.
         Raises ValueError where the encoder does not fit the images or has no such convolution.
         """
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
-        self.encoder = encoder(config.encoder, obs_shape, seam)
-        features = output_shape(self.encoder, obs_shape, torch.uint8)[0]
+        self.vectors = vectors_in(obs_shape)
+        self.encoder = encoder(config.encoder, obs_shape, seam, shared=config.shared_encoder)
+        features = features_of(self.encoder, obs_shape)
         fc1, fc2 = nn.Linear(features, config.hidden), nn.Linear(config.hidden, actions)
         hidden = AutocastSequential(OrderedDict(fc1=fc1, relu=nn.ReLU()))
         self.head = nn.Sequential(OrderedDict(hidden=hidden, fc2=fc2))
@@ -93,7 +94,7 @@ class DQN(nn.Module):
         """Return the target encoder's modules below the seam."""
         return self.target_encoder.lower
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+    def augment(self, obs: Obs) -> Obs:
         """Return `obs` [B, C, H, W] uint8 as it is: DQN augments nothing."""
         return obs
 
@@ -105,18 +106,22 @@ class DQN(nn.Module):
         return max(self.config.epsilon_final, 1 - (1 - self.config.epsilon_final) * self.acts / self.config.epsilon_steps)
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
+    def act(self, obs: Obs) -> torch.Tensor:
         """Choose epsilon-greedy actions [N] int64 at `obs` [N, ...]: images, or embeddings of them."""
-        explore = torch.rand(len(obs), generator=self.generator) < self.epsilon
-        self.acts += len(obs) * self.training
+        explore = torch.rand(length(obs), generator=self.generator) < self.epsilon
+        self.acts += length(obs) * self.training
         return explored(self, obs, explore)
 
-    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+    def features(self, encoder: nn.Module, obs: Obs) -> torch.Tensor:
+        """Return what the heads get of `obs` [B, ...]: the features of images, or of embeddings, and vectors behind: [B, F]."""
+        return joined(encoder(obs), obs, self.vectors)
+
+    def policy(self, obs: Obs) -> torch.Tensor:
         """Return expected returns [B, actions] float32 at `obs` [B, ...]: the greedy policy takes the largest."""
-        values: torch.Tensor = self.head(self.encoder(obs))
+        values: torch.Tensor = self.head(self.features(self.encoder, obs))
         return values
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+    def forward(self, obs: Obs) -> torch.Tensor:
         """Run every layer at `obs` [B, ...]: `policy` needs them all."""
         return self.policy(obs)
 
@@ -140,8 +145,8 @@ class DQN(nn.Module):
 
     def temporal_difference(self, batch: Batch) -> torch.Tensor:
         """Return Q(obs, action) - (reward + discount * max_a Q_target(next_obs, a)) of each transition [B]."""
-        q = self.head(self.encoder(batch.obs)).gather(1, batch.action[:, None]).squeeze(1)
+        q = self.head(self.features(self.encoder, batch.obs)).gather(1, batch.action[:, None]).squeeze(1)
         with torch.no_grad():
-            best = self.target_head(self.target_encoder(batch.next_obs)).amax(dim=1)
+            best = self.target_head(self.features(self.target_encoder, batch.next_obs)).amax(dim=1)
         difference: torch.Tensor = q - (batch.reward + batch.discount * best)
         return difference

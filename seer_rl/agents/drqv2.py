@@ -9,24 +9,28 @@ features again, after the critic's step.
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
-from seer_rl.agents.augment import random_shift
+from seer_rl.agents.augment import has_images, on_images, random_shift
 from seer_rl.agents.base import AgentConfig
 from seer_rl.agents.networks import (
     ActorCriticEmbedding,
     TwinQ,
     encoder,
+    encoders,
+    features_of,
     gradient_step,
+    halves,
+    heads_length,
     initialize,
     mlp,
-    output_shape,
     polyak_update,
 )
 from seer_rl.bounds import Count, NotNegative, Rate, Size, Steps, Units
+from seer_rl.replay.observation import Obs, Shapes, each, length, vectors_in
 from seer_rl.replay.replay import Batch
 
 
@@ -75,35 +79,39 @@ class DrQv2(nn.Module):
     compiled: ClassVar[str | None] = None
     sharing: ClassVar[int] = 2
     period: ClassVar[int] = 1
+    obs_shape: Any  # as `Agent` has it
 
-    def __init__(
-        self, config: DrQv2Config, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
-        """Make the agent for uint8 images of `obs_shape` (C, S, S) and actions of `actions` numbers.
+    def __init__(self, config: DrQv2Config, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
+        """Make the agent for uint8 images of `obs_shape` (C, S, S), or several and vectors by key.
 
-        seam: how many convolutions lie below it; None: the whole encoder does, embeddings included. seed: of the generator.
+        actions: the numbers in an action. seam: how many convolutions lie below it; None: the whole encoder does, embeddings
+        included. seed: of the generator.
         Raises ValueError where the shift is as wide as the images, or the encoder does not fit them or has no such convolution.
         """
         super().__init__()
-        if config.shift >= obs_shape[-1]:
-            raise ValueError(f"--agent.shift {config.shift} would move frames of {obs_shape[-1]}x{obs_shape[-1]} out of sight")
         self.config, self.obs_shape, self.actions, self.whole = config, obs_shape, actions, seam is None
-        self.encoder = encoder(config.encoder, obs_shape, seam, "uint8 / 255 - 0.5")
-        features = output_shape(self.encoder, obs_shape, torch.uint8)[0]
-        # Behind both of the encoder's parts: what it computes are features, since every update needs them for two embeddings.
-        self.encoder.add_module("embedding", ActorCriticEmbedding(features, config.embedding, tanh=True))
-        self.actor = mlp(config.embedding, config.hidden, actions)
-        self.critic = TwinQ(config.embedding, actions, config.hidden)
+        self.vectors = vectors_in(obs_shape)
+        self.encoder = encoder(config.encoder, obs_shape, seam, "uint8 / 255 - 0.5", config.shared_encoder)
+        embeddings: list[ActorCriticEmbedding] = []
+        for one, shape in encoders(self.encoder, obs_shape):
+            if config.shift >= min(shape[1:]):
+                raise ValueError(f"--agent.shift {config.shift} would move frames of {shape[1]}x{shape[2]} out of sight")
+            embeddings.append(ActorCriticEmbedding(features_of(one, shape), config.embedding, tanh=True))
+            # Behind both of the encoder's parts: what it computes are features, which every update needs for two embeddings.
+            one.add_module("embedding", embeddings[-1])
+        inputs = heads_length(obs_shape, config.embedding)
+        self.actor = mlp(inputs, config.hidden, actions)
+        self.critic = TwinQ(inputs, actions, config.hidden)
         initialize(self, delta=False)
         self.target_encoder = nn.Sequential(OrderedDict(embedding=copy.deepcopy(self.embedding)))
         self.target_critic = copy.deepcopy(self.critic)
         self.target_encoder.requires_grad_(False)
         self.target_critic.requires_grad_(False)
-        own = {id(p) for p in self.embedding.actor.parameters()}
+        of_actor = [p for one in embeddings for p in one.actor.parameters()]
+        own = {id(p) for p in of_actor}
         critic_trained = [*(p for p in self.encoder.parameters() if id(p) not in own), *self.critic.parameters()]
         self.critic_optimizer = torch.optim.Adam(critic_trained, config.learning_rate, fused=True)
-        actor_trained = [*self.embedding.actor.parameters(), *self.actor.parameters()]
-        self.actor_optimizer = torch.optim.Adam(actor_trained, config.learning_rate, fused=True)
+        self.actor_optimizer = torch.optim.Adam([*of_actor, *self.actor.parameters()], config.learning_rate, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.acts = 0
 
@@ -116,14 +124,14 @@ class DrQv2(nn.Module):
         self.acts = state["acts"]
 
     @property
-    def embedding(self) -> ActorCriticEmbedding:
-        """Return the encoder's last layer. Unlike the convolutions, the target has one of its own."""
-        return cast(ActorCriticEmbedding, self.encoder.embedding)
+    def embedding(self) -> nn.Module:
+        """Return the encoder's last layer, or those of several. Unlike the convolutions, the target has one of its own."""
+        return self.encoder.part("embedding")
 
     @property
-    def target_embedding(self) -> ActorCriticEmbedding:
+    def target_embedding(self) -> nn.Module:
         """Return the target's embedding layer."""
-        return cast(ActorCriticEmbedding, self.target_encoder.embedding)
+        return cast(nn.Module, self.target_encoder.embedding)
 
     @property
     def lower(self) -> nn.Module:
@@ -135,29 +143,29 @@ class DrQv2(nn.Module):
         """Return the target network's modules below the seam. It shares the online convolutions."""
         return nn.Sequential(self.encoder.lower, self.target_embedding) if self.whole else self.encoder.lower
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+    def augment(self, obs: Obs) -> Obs:
         """Shift each of the images [B, C, S, S] uint8 at random, by up to `shift` pixels either way (section 3.1)."""
-        return random_shift(obs, self.config.shift, self.generator)
+        return on_images(lambda x: random_shift(x, self.config.shift, self.generator), obs)
 
-    def view(self, obs: torch.Tensor) -> torch.Tensor:
+    def view(self, obs: Obs) -> Obs:
         """Return what an update sees of `obs` [B, ...]: augmented images if they are uint8; embeddings stay as they are."""
-        return self.augment(obs) if obs.dtype == torch.uint8 else obs
+        return self.augment(obs) if has_images(obs) else obs
 
-    def features(self, view: torch.Tensor) -> torch.Tensor:
+    def features(self, view: Obs) -> Obs:
         """Map what an update sees to the last convolution's features [B, F]; a stored embedding [B, 2 L] stays as it is."""
-        if self.whole and view.dtype != torch.uint8:
-            return view
-        features: torch.Tensor = self.encoder(view)
+        features: Obs = view if self.stored(view) else self.encoder(view)
         return features
 
-    def embed(self, owner: nn.Module, features: torch.Tensor, stored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map `features` to the actor's and the critic's embedding [B, L] by `owner`; `stored` ones are embeddings already."""
-        actor, critic = (features if stored else owner(features)).chunk(2, dim=-1)
-        return actor, critic
+    def embed(self, owner: nn.Module, features: Obs, obs: Obs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map `features` of `obs` to the actor's and the critic's embedding [B, L] by `owner`; stored ones are that already.
 
-    def stored(self, obs: torch.Tensor) -> bool:
+        The embeddings of several images are joined, with vectors behind.
+        """
+        return halves(features if self.stored(obs) else owner(features), obs, self.vectors)
+
+    def stored(self, obs: Obs) -> bool:
         """Tell whether `obs` are stored embeddings, rather than images or what convolutions below the seam gave."""
-        return self.whole and obs.dtype != torch.uint8
+        return self.whole and not has_images(obs)
 
     @property
     def noise(self) -> float:
@@ -166,27 +174,27 @@ class DrQv2(nn.Module):
         return self.config.noise_start + (self.config.noise_end - self.config.noise_start) * done
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
+    def act(self, obs: Obs) -> torch.Tensor:
         """Choose actions [N, A] float32 in [-1, 1] at `obs` [N, ...]: images, or embeddings of them.
 
         In training they have noise, and the first `learning_starts` of them are uniform; in evaluation they have none.
         """
         if self.training:
-            self.acts += len(obs)
+            self.acts += length(obs)
             if self.acts <= self.config.learning_starts:
-                return torch.rand(len(obs), self.actions, generator=self.generator) * 2 - 1
+                return torch.rand(length(obs), self.actions, generator=self.generator) * 2 - 1
         action = self.policy(obs)
         if self.training:
             action = (action + self.draw(action, self.noise)).clamp(-1, 1)
         return action
 
-    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+    def policy(self, obs: Obs) -> torch.Tensor:
         """Return the actions [B, A] float32 at `obs` [B, ...], without noise."""
         return torch.tanh(self.actor(self.seen(obs)[0]))
 
-    def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def seen(self, obs: Obs) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the actor's and the critic's embedding, [B, L] each, of `obs` as it is, without shifts."""
-        return self.embed(self.embedding, self.features(obs), self.stored(obs))
+        return self.embed(self.embedding, self.features(obs), obs)
 
     def draw(self, like: torch.Tensor, std: float) -> torch.Tensor:
         """Draw Gaussian noise of standard deviation `std`, in the shape and on the device of `like`."""
@@ -202,30 +210,30 @@ class DrQv2(nn.Module):
         noisy = (action + self.draw(action, self.noise).clamp(-clip, clip)).clamp(-1, 1)
         return action + (noisy - action).detach()
 
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, obs: Obs) -> tuple[torch.Tensor, torch.Tensor]:
         """Run every layer at `obs` [B, ...]: return the policy's actions [B, A] and their values by the two critics [2, B]."""
         action = self.policy(obs)
         return action, self.critic(self.seen(obs)[1], action)
 
     def update(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Take a step of the critics and of the actor; return metrics, and each transition's temporal difference [B]."""
-        features, stored = self.features(self.view(batch.obs)), self.stored(batch.obs)
-        _, critic_z = self.embed(self.embedding, features, stored)
+        features = self.features(self.view(batch.obs))
+        _, critic_z = self.embed(self.embedding, features, batch.obs)
         difference = self.temporal_difference(critic_z, batch)  # [2, B]
         critic_loss = (batch.weight * difference.square()).sum(dim=0).mean()
         gradient_step(critic_loss, self.critic_optimizer)
-        actor_z, critic_z = self.embed(self.embedding, features.detach(), stored)
+        actor_z, critic_z = self.embed(self.embedding, each(torch.Tensor.detach, features), batch.obs)
         actor_loss = self.actor_loss(actor_z, critic_z.detach())
         gradient_step(actor_loss, self.actor_optimizer)
         polyak_update(self.target_critic, self.critic, self.config.tau)
-        if batch.obs.dtype == torch.uint8 or not self.whole:
+        if not self.stored(batch.obs):
             polyak_update(self.target_embedding, self.embedding, self.config.tau)
         metrics = {"losses/critic": critic_loss.detach(), "losses/actor": actor_loss.detach()}
         return metrics, difference.detach().abs().mean(dim=0)
 
     def errors(self, batch: Batch) -> torch.Tensor:
         """Return the temporal difference of each transition [B], the mean of both critics', without learning from it."""
-        _, critic_z = self.embed(self.embedding, self.features(self.view(batch.obs)), self.stored(batch.obs))
+        _, critic_z = self.embed(self.embedding, self.features(self.view(batch.obs)), batch.obs)
         return self.temporal_difference(critic_z, batch).abs().mean(dim=0)
 
     def temporal_difference(self, critic_z: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -234,9 +242,9 @@ class DrQv2(nn.Module):
         critic_z: the critic's embeddings of obs [B, L]. a' is the noisy action at next_obs.
         """
         with torch.no_grad():
-            features, stored = self.features(self.view(batch.next_obs)), self.stored(batch.next_obs)
-            actor_z, _ = self.embed(self.embedding, features, stored)
-            _, target_z = self.embed(self.target_embedding, features, stored)
+            features = self.features(self.view(batch.next_obs))
+            actor_z, _ = self.embed(self.embedding, features, batch.next_obs)
+            _, target_z = self.embed(self.target_embedding, features, batch.next_obs)
             next_action = self.noisy_action(actor_z)
             value = self.target_critic(target_z, next_action).amin(dim=0)
             goal = batch.reward + batch.discount * value

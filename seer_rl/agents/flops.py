@@ -7,7 +7,7 @@ needs (that of a network's input). Both count convolutions and matrix products o
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from seer_rl.agents.base import Agent, Modular
-from seer_rl.agents.networks import ActorCriticEmbedding, NoisyLinear, output_shape
+from seer_rl.agents.networks import ActorCriticEmbedding, NoisyLinear, blank, output_shape
+from seer_rl.replay.observation import Shapes
 from seer_rl.replay.replay import Batch
 
 WEIGHTED = nn.Conv2d | nn.Linear | NoisyLinear
@@ -91,14 +92,14 @@ def counting(network: Modular) -> Iterator[dict[str, Count]]:
         count.inputs_only += size * ("weights" not in passes and "inputs" in passes)
 
 
-def layers(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> dict[str, int]:
+def layers(module: nn.Module, input_shape: Shapes, dtype: torch.dtype = torch.float32) -> dict[str, int]:
     """Give the multiply-adds of every convolution and linear layer of `module`, in the order of execution, on one input.
 
     Each weight is multiplied once per output of its unit: per pixel of a convolution, once in a linear layer (appendix B).
     """
     device = next(module.parameters(), torch.empty(0)).device
     with counting(module) as found, torch.no_grad():
-        module(torch.zeros(1, *input_shape, dtype=dtype, device=device))
+        module(blank(input_shape, 1, dtype, device))
     return {name: count.forward for name, count in found.items()}
 
 
@@ -140,7 +141,7 @@ class Costs:
         return self.EKN * observations, 2 * self.E * self.copies * observations
 
 
-def measure(agent: Agent, obs_shape: tuple[int, ...], batch_size: tuple[int, int], copies: int = 1, views: int = 1) -> Costs:
+def measure(agent: Agent, obs_shape: Shapes, batch_size: tuple[int, int], copies: int = 1, views: int = 1) -> Costs:
     """Count the operations of real updates and a real act of a copy of `agent`, on images `obs_shape` and on embeddings.
 
     A cycle of updates (`Agent.period`) is computed on either side, with as few transitions as there can be. The agent, its
@@ -148,9 +149,8 @@ def measure(agent: Agent, obs_shape: tuple[int, ...], batch_size: tuple[int, int
     """
     with torch.random.fork_rng(devices=[]):
         sides = [_counted(agent, obs_shape, frozen) for frozen in (False, True)]
-        z = output_shape(agent.lower, agent.obs_shape, torch.uint8)
         with counting(copied := _copy(agent)) as acting, torch.no_grad():
-            copied.policy(torch.zeros(1, *z, device=_device(agent)))
+            copied.policy(blank(_embedded(agent), 1, torch.float32, _device(agent)))
     below = layers(agent.lower, agent.obs_shape, torch.uint8)
     own = {
         name for name, module in agent.lower.named_modules() if isinstance(module, ActorCriticEmbedding)
@@ -164,14 +164,13 @@ def measure(agent: Agent, obs_shape: tuple[int, ...], batch_size: tuple[int, int
 LEAST = 2  # transitions: of a single one, batch statistics and contrastive losses are nothing
 
 
-def _counted(agent: Agent, obs_shape: tuple[int, ...], frozen: bool) -> tuple[Fraction, Fraction]:
+def _counted(agent: Agent, obs_shape: Shapes, frozen: bool) -> tuple[Fraction, Fraction]:
     """Count a transition's share of the operations (paper, true) of an update, averaged over a cycle of updates."""
     copied, device = _copy(agent), _device(agent)
     if frozen:
         for module in (copied.lower, copied.target_lower):
             module.requires_grad_(False)
-    shape = output_shape(agent.lower, agent.obs_shape, torch.uint8) if frozen else obs_shape
-    obs = torch.zeros(LEAST, *shape, dtype=torch.float32 if frozen else torch.uint8, device=device)
+    obs = blank(_embedded(agent), LEAST, torch.float32, device) if frozen else blank(obs_shape, LEAST, torch.uint8, device)
     ones = torch.ones(LEAST, device=device)
     action = torch.zeros(LEAST, agent.actions, device=device) if agent.continuous else ones.long() * 0
     with counting(copied) as found:
@@ -180,6 +179,12 @@ def _counted(agent: Agent, obs_shape: tuple[int, ...], frozen: bool) -> tuple[Fr
     share = LEAST * agent.period
     counts = found.values()
     return Fraction(sum(count.paper for count in counts), share), Fraction(sum(count.true for count in counts), share)
+
+
+def _embedded(agent: Agent) -> Shapes:
+    """Return the shapes of observations once their images are embedded."""
+    z: Shapes = output_shape(agent.lower, agent.obs_shape, torch.uint8)
+    return {**agent.obs_shape, **z} if isinstance(agent.obs_shape, Mapping) and isinstance(z, Mapping) else z
 
 
 def _copy(agent: Agent) -> Agent:

@@ -2,7 +2,8 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, overload
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from seer_rl import outside
 from seer_rl.agents.base import Agent, Modular
+from seer_rl.replay.observation import ONLY, Obs, Shape, Shapes, is_image, keyed, vectors_in
 
 # Convolutions as (channels, kernel, stride). "data-efficient" is van Hasselt et al. (2019), "canonical" Mnih et al. (2015),
 # "sac-ae" Yarats et al. (2019). "impala" (Espeholt et al., 2018) has stages of five convolutions: their channels.
@@ -94,6 +96,10 @@ class Encoder(AutocastSequential):
             self.__dict__[name] = AutocastSequential(OrderedDict(part))
         self.set_precision(self.precision)
 
+    def part(self, name: str) -> nn.Module:
+        """Return the part of that name."""
+        return cast(nn.Module, getattr(self, name))
+
     def set_precision(self, precision: torch.dtype) -> None:
         """Compute products in `precision` on both sides."""
         self.precision = self.lower.precision = self.upper.precision = precision
@@ -101,6 +107,63 @@ class Encoder(AutocastSequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.upper(self.lower(x) if x.dtype == torch.uint8 else x)
         return y
+
+
+class PerImage(nn.Module):
+    """Maps a dictionary of images to one of results under the same keys, each by a module of its own, or all by the same."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(dict.fromkeys(modules.values()))  # each once
+        numbers = {id(module): i for i, module in enumerate(self.parts)}
+        self.which = {key: numbers[id(module)] for key, module in modules.items()}
+
+    def forward(self, obs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: self.parts[i](obs[key]) for key, i in self.which.items()}
+
+
+class Encoders(PerImage):
+    """The encoders of several images, all of them cut at the seam."""
+
+    @property
+    def lower(self) -> PerImage:
+        """Return what lies below the seam: images to embeddings."""
+        return self.part("lower")
+
+    @property
+    def upper(self) -> PerImage:
+        """Return what lies above it."""
+        return self.part("upper")
+
+    def part(self, name: str) -> PerImage:
+        """Return the parts of that name of all encoders."""
+        return PerImage({key: getattr(self.parts[i], name) for key, i in self.which.items()})
+
+
+def encoders(encoder: nn.Module, obs_shape: Shapes) -> list[tuple[Encoder, Shape]]:
+    """List the encoders in what the function `encoder` made, each with the shape of its images."""
+    if isinstance(encoder, Encoder) and not isinstance(obs_shape, Mapping):
+        return [(encoder, obs_shape)]
+    assert isinstance(encoder, Encoders)
+    assert isinstance(obs_shape, Mapping)
+    shapes = {i: obs_shape[key] for key, i in encoder.which.items()}
+    return [(cast(Encoder, module), shapes[i]) for i, module in enumerate(encoder.parts)]
+
+
+def joined(z: Obs, obs: Obs, vectors: Sequence[str]) -> torch.Tensor:
+    """Put the features of several images, and the vectors of the observations, one behind the other: [B, F]."""
+    if not isinstance(z, dict) or not isinstance(obs, dict):
+        return cast(torch.Tensor, z)
+    return torch.cat([*(x for key, x in z.items() if key not in vectors), *(obs[key] for key in vectors)], dim=-1)
+
+
+def halves(z: Obs, obs: Obs, vectors: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the actor's and the critic's halves of embeddings [B, 2 L]; those of several images, and vectors, are joined."""
+    images = {key: x.chunk(2, dim=-1) for key, x in keyed(z).items() if key not in vectors}
+    actor, critic = ({key: both[i] for key, both in images.items()} for i in (0, 1))
+    if not isinstance(z, dict):
+        return actor[ONLY], critic[ONLY]
+    return joined(actor, obs, vectors), joined(critic, obs, vectors)
 
 
 class Residual(nn.Module):
@@ -169,14 +232,40 @@ def _blocks(name: str, obs_shape: tuple[int, ...]) -> list[OrderedDict[str, nn.M
     return blocks
 
 
-def encoder(name: str, obs_shape: tuple[int, ...], layers: int | None = None, scale: str = "uint8 / 255") -> Encoder:
+@overload
+def encoder(
+    name: str, obs_shape: Shape, layers: int | None = None, scale: str = "uint8 / 255", shared: bool = False
+) -> Encoder: ...
+
+
+@overload
+def encoder(
+    name: str, obs_shape: Shapes, layers: int | None = None, scale: str = "uint8 / 255", shared: bool = False
+) -> Encoder | Encoders: ...
+
+
+def encoder(
+    name: str, obs_shape: Shapes, layers: int | None = None, scale: str = "uint8 / 255", shared: bool = False
+) -> Encoder | Encoders:
     """Make a convolutional encoder of uint8 images [B, C, H, W], cut after layer `layers` (default: the last) and its ReLU.
 
-    name: one of `ENCODERS`, or "module:factory" (see `ExternalEncoder`), which is one layer. scale: one of `SCALES`.
+    name: one of `ENCODERS`, or "module:factory" (see `ExternalEncoder`), which is one layer. scale: one of `SCALES`. shared:
+    where `obs_shape` names several images, whether they have one encoder; otherwise each has its own.
     Layers are convolutions, in "impala" stages of five. The lower part of a whole encoder ends with the flattened activation;
-    cut earlier, it gives [B, channels, h, w] and the upper part holds the rest. Raises ValueError where the image is too small
-    or no such layer exists.
+    cut earlier, it gives [B, channels, h, w] and the upper part holds the rest. Raises ValueError where the image is too small,
+    no such layer exists, or images that shall share an encoder have different shapes.
     """
+    if isinstance(obs_shape, Mapping):
+        images = {key: shape for key, shape in obs_shape.items() if is_image(shape)}
+        if shared and len(set(images.values())) > 1:
+            raise ValueError(f"--agent.shared-encoder needs images of one shape, not {sorted(set(images.values()))}")
+        one = _encoder(name, next(iter(images.values())), layers, scale) if shared else None
+        return Encoders({key: one or _encoder(name, shape, layers, scale) for key, shape in images.items()})
+    return _encoder(name, obs_shape, layers, scale)
+
+
+def _encoder(name: str, obs_shape: Shape, layers: int | None, scale: str) -> Encoder:
+    """Make one encoder."""
     blocks = _blocks(name, obs_shape)
     cut = len(blocks) if layers is None else layers
     if not 1 <= cut <= len(blocks):
@@ -195,11 +284,29 @@ def encoder(name: str, obs_shape: tuple[int, ...], layers: int | None = None, sc
     return made
 
 
-def output_shape(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
-    """Shape of what `module` gives for one input, without computing it."""
+def blank(shapes: Shapes, count: int, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """Return `count` observations of zeros: images, or embeddings, of `dtype`, and vectors of float32."""
+    if isinstance(shapes, Mapping):
+        dtypes = {key: dtype if is_image(shape) else torch.float32 for key, shape in shapes.items()}
+        return {key: torch.zeros(count, *shape, dtype=dtypes[key], device=device) for key, shape in shapes.items()}
+    return torch.zeros(count, *shapes, dtype=dtype, device=device)
+
+
+def output_shape(module: nn.Module, input_shape: Shapes, dtype: torch.dtype) -> Any:
+    """Return the shape of what `module` gives for one input; of a dictionary, the shapes by key."""
     with torch.no_grad():
         device = next(module.parameters(), torch.empty(0)).device
-        return tuple(module(torch.zeros(1, *input_shape, dtype=dtype, device=device)).shape[1:])
+        result = module(blank(input_shape, 1, dtype, device))
+    return {key: tuple(x.shape[1:]) for key, x in result.items()} if isinstance(result, dict) else tuple(result.shape[1:])
+
+
+def features_of(encoder: nn.Module, obs_shape: Shapes) -> int:
+    """Count the numbers that the heads get of an observation: features of all its images, and its vectors."""
+    of_images = output_shape(encoder, obs_shape, torch.uint8)
+    if not isinstance(obs_shape, Mapping):
+        return int(of_images[0])
+    images: int = sum(shape[0] for shape in of_images.values())
+    return images + sum(obs_shape[key][0] for key in vectors_in(obs_shape))
 
 
 class NoisyLinear(nn.Module):
@@ -329,10 +436,17 @@ def initialize(module: nn.Module, delta: bool = True) -> None:
             nn.init.orthogonal_(drawn, gain=nn.init.calculate_gain("relu"))
 
 
-def explored(agent: Agent, obs: torch.Tensor, explore: torch.Tensor) -> torch.Tensor:
+def heads_length(obs_shape: Shapes, embedding: int) -> int:
+    """Count the numbers that actor and critic get: an embedding of each image, and the vectors."""
+    if not isinstance(obs_shape, Mapping):
+        return embedding
+    return sum(embedding if is_image(shape) else shape[0] for shape in obs_shape.values())
+
+
+def explored(agent: Agent, obs: Obs, explore: torch.Tensor) -> torch.Tensor:
     """Choose uniformly drawn actions where `explore` [N] bool says so, else the greedy ones at `obs` [N, ...]; [N] int64."""
     drawn = torch.randint(agent.actions, (int(explore.sum()),), generator=agent.generator)
-    if len(drawn) == len(obs):
+    if len(drawn) == len(explore):
         return drawn
     chosen = agent.policy(obs).argmax(dim=1).cpu()
     chosen[explore] = drawn

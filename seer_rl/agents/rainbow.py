@@ -6,14 +6,15 @@ returns together: `batch.reward` is the discounted sum of rewards, `batch.discou
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
 
 from seer_rl.agents.base import AgentConfig
-from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, explored, output_shape
+from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, explored, features_of, joined
 from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Units, Within
+from seer_rl.replay.observation import Obs, Shapes, length, vectors_in
 from seer_rl.replay.replay import Batch
 
 
@@ -60,20 +61,20 @@ class Rainbow(nn.Module):
     compiled: ClassVar[str | None] = "losses"
     sharing: ClassVar[int] = 1
     period: ClassVar[int] = 1
+    obs_shape: Any  # as `Agent` has it
     support: torch.Tensor
 
-    def __init__(
-        self, config: RainbowConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
-        """Make the agent for uint8 images of `obs_shape` (C, H, W) and `actions` discrete actions.
+    def __init__(self, config: RainbowConfig, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
+        """Make the agent for uint8 images of `obs_shape` (C, H, W), or several and vectors by key, and for discrete actions.
 
         seam: how many convolutions lie below it; None: all. seed: of the generator.
         Raises ValueError where the encoder does not fit the images or has no such convolution.
         """
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
-        self.encoder = encoder(config.encoder, obs_shape, seam)
-        features = output_shape(self.encoder, obs_shape, torch.uint8)[0]
+        self.vectors = vectors_in(obs_shape)
+        self.encoder = encoder(config.encoder, obs_shape, seam, shared=config.shared_encoder)
+        features = features_of(self.encoder, obs_shape)
         self.head = DuelingC51(features, actions, config.atoms, config.hidden, config.noise_std)
         self.target_encoder, self.target_head = copy.deepcopy((self.encoder, self.head))
         self.target_encoder.requires_grad_(False)
@@ -104,12 +105,12 @@ class Rainbow(nn.Module):
         """Return the target encoder's modules below the seam."""
         return self.target_encoder.lower
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+    def augment(self, obs: Obs) -> Obs:
         """Return `obs` [B, C, H, W] uint8 as it is: Rainbow augments nothing."""
         return obs
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
+    def act(self, obs: Obs) -> torch.Tensor:
         """Choose actions [N] int64 at `obs` [N, ...]: images, or embeddings of them.
 
         In training they are greedy under fresh noise, but for the first `random_steps`, which are drawn uniformly. In
@@ -117,22 +118,26 @@ class Rainbow(nn.Module):
         """
         if self.training:
             draw_noise(self.noisy, self.generator)
-            self.acts += len(obs)
-            explore = torch.full((len(obs),), self.acts <= self.config.random_steps)
+            self.acts += length(obs)
+            explore = torch.full((length(obs),), self.acts <= self.config.random_steps)
         else:
-            explore = torch.rand(len(obs), generator=self.generator) < self.config.eval_epsilon
+            explore = torch.rand(length(obs), generator=self.generator) < self.config.eval_epsilon
         return explored(self, obs, explore)
 
-    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+    def features(self, encoder: nn.Module, obs: Obs) -> torch.Tensor:
+        """Return what the heads get of `obs` [B, ...]: the features of images, or of embeddings, and vectors behind: [B, F]."""
+        return joined(encoder(obs), obs, self.vectors)
+
+    def policy(self, obs: Obs) -> torch.Tensor:
         """Return expected returns [B, actions] float32 at `obs` [B, ...]: the greedy policy takes the largest."""
-        return self.values(self.head(self.encoder(obs)))
+        return self.values(self.head(self.features(self.encoder, obs)))
 
     def values(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the expected returns [B, actions] of the distributions that `logits` [B, actions, atoms] give."""
         values: torch.Tensor = torch.matmul(logits.softmax(dim=-1), self.support)
         return values
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+    def forward(self, obs: Obs) -> torch.Tensor:
         """Run every layer at `obs` [B, ...]: `policy` needs them all."""
         return self.policy(obs)
 
@@ -164,11 +169,13 @@ class Rainbow(nn.Module):
     def losses(self, batch: Batch) -> torch.Tensor:
         """Return the cross entropy [B] of the projected target distribution and the online one (Bellemare et al., 2017)."""
         rows = torch.arange(len(batch.action), device=batch.action.device)
-        logits = self.head(self.encoder(batch.obs))  # [B, actions, atoms]
+        logits = self.head(self.features(self.encoder, batch.obs))  # [B, actions, atoms]
         log_p = logits[rows, batch.action].log_softmax(dim=-1)  # [B, atoms]
         with torch.no_grad():
-            best = self.values(self.head(self.encoder(batch.next_obs))).argmax(dim=-1)  # double Q: online chooses
-            target = self.target_head(self.target_encoder(batch.next_obs))[rows, best].softmax(dim=-1)
+            best = self.values(self.head(self.features(self.encoder, batch.next_obs))).argmax(
+                dim=-1
+            )  # double Q: online chooses
+            target = self.target_head(self.features(self.target_encoder, batch.next_obs))[rows, best].softmax(dim=-1)
             projected = project(target, batch.reward, batch.discount, self.support)
         losses: torch.Tensor = -(projected * log_p).sum(dim=-1)
         return losses

@@ -14,19 +14,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seer_rl.agents.augment import center_crop, random_crop
+from seer_rl.agents.augment import center_crop, has_images, on_images, random_crop
 from seer_rl.agents.base import AgentConfig
 from seer_rl.agents.networks import (
     ActorCriticEmbedding,
     TwinQ,
     encoder,
+    encoders,
+    features_of,
     gradient_step,
+    halves,
+    heads_length,
     initialize,
     mlp,
-    output_shape,
     polyak_update,
 )
 from seer_rl.bounds import Count, NotNegative, Positive, Rate, Size, Steps, Units
+from seer_rl.replay.observation import Obs, Shape, Shapes, length, of_images, vectors_in
 from seer_rl.replay.replay import Batch
 
 LOG_STD = (-10.0, 2.0)
@@ -77,30 +81,34 @@ class SAC(nn.Module):
     continuous: ClassVar[bool] = True
     compiled: ClassVar[str | None] = None
     sharing: ClassVar[int] = 2
+    obs_shape: Any  # as `Agent` has it
 
-    def __init__(
-        self, config: SACConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
-        """Make the agent for uint8 images of `obs_shape` (C, S, S) and actions of `actions` numbers.
+    def __init__(self, config: SACConfig, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
+        """Make the agent for uint8 images of `obs_shape` (C, H, W), or several and vectors by key.
 
-        seam: how many convolutions lie below it; None: the whole encoder does, embeddings included. seed: of the generator.
+        actions: the numbers in an action. seam: how many convolutions lie below it; None: the whole encoder does, embeddings
+        included. seed: of the generator.
         Raises ValueError where the encoder does not fit the images or has no such convolution.
         """
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
-        self.encoder = encoder(config.encoder, obs_shape, seam)
-        features, below = output_shape(self.encoder, obs_shape, torch.uint8)[0], len(self.encoder.lower)
-        embedding = ActorCriticEmbedding(features, config.embedding)
-        self.encoder.add_module("embedding", embedding)
-        self.encoder.cut(len(self.encoder) if seam is None else below)
-        self.actor = mlp(config.embedding, config.hidden, 2 * actions)
-        self.critic = TwinQ(config.embedding, actions, config.hidden)
+        self.vectors = vectors_in(obs_shape)
+        self.encoder = encoder(config.encoder, obs_shape, seam, shared=config.shared_encoder)
+        embeddings: list[ActorCriticEmbedding] = []
+        for one, shape in encoders(self.encoder, obs_shape):
+            features, below = features_of(one, shape), len(one.lower)
+            embeddings.append(ActorCriticEmbedding(features, config.embedding))
+            one.add_module("embedding", embeddings[-1])
+            one.cut(len(one) if seam is None else below)
+        inputs = heads_length(obs_shape, config.embedding)
+        self.actor = mlp(inputs, config.hidden, 2 * actions)
+        self.critic = TwinQ(inputs, actions, config.hidden)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.initial_temperature)))
         initialize(self)
         self.target_encoder, self.target_critic = copy.deepcopy((self.encoder, self.critic))
         self.target_encoder.requires_grad_(False)
         self.target_critic.requires_grad_(False)
-        self.actor_trained = [*embedding.actor.parameters(), *self.actor.parameters()]
+        self.actor_trained = [*(p for one in embeddings for p in one.actor.parameters()), *self.actor.parameters()]
         own = {id(p) for p in self.actor_trained}
         below_heads = [p for p in self.encoder.parameters() if id(p) not in own]
         self.critic_trained = [*below_heads, *self.critic.parameters()]
@@ -135,37 +143,35 @@ class SAC(nn.Module):
         """Return the number of updates in a cycle: one of them updates actor, temperature and targets, too."""
         return self.config.slow_every
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+    def augment(self, obs: Obs) -> Obs:
         """Return `obs` [B, C, H, W] uint8 as it is: SAC augments nothing."""
         return obs
 
-    def view(self, obs: torch.Tensor) -> torch.Tensor:
+    def view(self, obs: Obs) -> Obs:
         """Return what an update sees of `obs` [B, ...]: augmented images if they are uint8; embeddings stay as they are."""
-        return self.augment(obs) if obs.dtype == torch.uint8 else obs
+        return self.augment(obs) if has_images(obs) else obs
 
-    def embed(self, encoder: nn.Module, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the actor's and the critic's embedding of `view`, [B, L] each."""
-        actor, critic = encoder(view).chunk(2, dim=-1)
-        return actor, critic
+    def embed(self, encoder: nn.Module, view: Obs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the actor's and the critic's embedding of `view`, [B, L] each; of several images joined, then the vectors."""
+        return halves(encoder(view), view, self.vectors)
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
+    def act(self, obs: Obs) -> torch.Tensor:
         """Choose actions [N, A] float32 in [-1, 1] at `obs` [N, ...]: images, or embeddings of them.
 
         In training they are samples, the first `learning_starts` of them uniform; in evaluation they are means.
         """
         if self.training:
-            self.acts += len(obs)
+            self.acts += length(obs)
             if self.acts <= self.config.learning_starts:
-                return torch.rand(len(obs), self.actions, generator=self.generator) * 2 - 1
+                return torch.rand(length(obs), self.actions, generator=self.generator) * 2 - 1
         return self.sample(self.seen(obs)[0])[0] if self.training else self.policy(obs)
 
-    def seen(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the actor's and the critic's embedding, [B, L] each, of what acting sees of `obs`: the middle of images."""
-        image = center_crop(obs, self.obs_shape[-1]) if obs.dtype == torch.uint8 else obs
-        return self.embed(self.encoder, image)
+    def seen(self, obs: Obs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the actor's and the critic's embedding, [B, L] each, of what acting sees of `obs`."""
+        return self.embed(self.encoder, obs)
 
-    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+    def policy(self, obs: Obs) -> torch.Tensor:
         """Return the squashed mean actions [B, A] float32 at `obs` [B, ...]."""
         return torch.tanh(self.distribution(self.seen(obs)[0])[0])
 
@@ -188,7 +194,7 @@ class SAC(nn.Module):
         log_p = (gaussian - 2 * (math.log(2) - u - F.softplus(-2 * u))).sum(dim=-1)
         return torch.tanh(u), log_p
 
-    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, obs: Obs) -> tuple[torch.Tensor, torch.Tensor]:
         """Run every layer at `obs` [B, ...]: return the policy's actions [B, A] and their values by the two critics [2, B]."""
         action = self.policy(obs)
         return action, self.critic(self.seen(obs)[1], action)
@@ -213,7 +219,7 @@ class SAC(nn.Module):
             gradient_step(self.temperature_loss(log_p.detach()), self.temperature_optimizer)
             polyak_update(self.target_critic, self.critic, self.config.critic_tau)
             polyak_update(self.target_encoder.upper, self.encoder.upper, self.config.encoder_tau)
-            if batch.obs.dtype == torch.uint8:
+            if has_images(batch.obs):
                 polyak_update(self.target_encoder.lower, self.encoder.lower, self.config.encoder_tau)
             metrics |= {"losses/actor": actor_loss.detach(), "losses/entropy": -log_p.detach().mean(),
                         "losses/temperature": self.log_temperature.detach().exp()}  # fmt: skip
@@ -260,18 +266,23 @@ class RAD(SAC):
     Config: ClassVar[type[Any]] = RADConfig
     config: RADConfig
 
-    def __init__(
-        self, config: RADConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, config: RADConfig, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
         """Make the agent for uint8 images of `obs_shape` (C, H, W), before they are cropped; the rest is as for `SAC`.
 
         Raises ValueError also where the images are smaller than the crop.
         """
-        channels, *size = obs_shape
-        if min(size) < config.crop:
-            raise ValueError(f"frames of {size[0]}x{size[1]} are smaller than the crop of {config.crop}x{config.crop}")
-        super().__init__(config, (channels, config.crop, config.crop), actions, seam, seed)
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+        def cropped(shape: Shape) -> Shape:
+            if min(shape[1:]) < config.crop:
+                raise ValueError(f"frames of {shape[1]}x{shape[2]} are smaller than the crop of {config.crop}x{config.crop}")
+            return shape[0], config.crop, config.crop
+
+        super().__init__(config, of_images(cropped, obs_shape), actions, seam, seed)
+
+    def augment(self, obs: Obs) -> Obs:
         """Crop each of the images [B, C, H, W] uint8 at random: [B, C, crop, crop]."""
-        return random_crop(obs, self.config.crop, self.generator)
+        return on_images(lambda x: random_crop(x, (self.config.crop,) * 2, self.generator), obs)
+
+    def seen(self, obs: Obs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the actor's and the critic's embedding, [B, L] each, of what acting sees of `obs`: the middle of images."""
+        return self.embed(self.encoder, on_images(lambda x: center_crop(x, (self.config.crop,) * 2), obs))

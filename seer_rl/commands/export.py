@@ -29,7 +29,7 @@ def export(
             raise ValueError(f"{output} must end in .safetensors (the encoder) or .onnx (the policy)")
         files.writable(output)
         config = checkpoint.load_config(run)
-        agent, env = build.trained(run, config)
+        agent, env = build.trained(run, config, single=True)
         with contextlib.closing(env):
             if output.suffix == ".onnx":
                 largest, seconds = onnx.export(agent, env, output, count=200)

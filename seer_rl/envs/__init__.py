@@ -4,26 +4,32 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
+import gymnasium
 
 from seer_rl import outside, text
-from seer_rl.envs import atari, dmc
+from seer_rl.envs import atari, dmc, gym
 from seer_rl.envs.base import EnvConfig, Family, Scale, check
 
-FAMILIES = (atari.FAMILY, dmc.FAMILY)
+FAMILIES = (atari.FAMILY, dmc.FAMILY, gym.FAMILY)
 
 
 def find(name: str) -> tuple[Family, str]:
     """Return the family and the task of an environment's name.
 
-    A family from elsewhere is named module:object, and must have been named by the user. Raises ValueError, in a sentence, for
-    any other name.
+    "module:factory" is a task of gymnasium's family. A family from elsewhere is named module:object/task, and must have been
+    named by the user. Raises ValueError, in a sentence, for any other name.
     """
-    family, task = family_of(name), name.partition("/")[2]
-    if family and re.fullmatch(r"[\w -]+", task, re.ASCII):  # it becomes a part of the run directory's name
+    family, task = family_of(name), _task(name)
+    if family and re.fullmatch(family.tasks, task, re.ASCII):  # it becomes a part of the run directory's name
         return family, task
     examples = " or ".join(f"{family.name}/{family.example}" for family in FAMILIES)
     raise ValueError(f"there is no environment {name!r}: write a family and a task of it, such as {examples}")
+
+
+def _task(name: str) -> str:
+    """Return the task in an environment's name."""
+    head, slash, task = name.partition("/")
+    return task if slash or not outside.is_outside(head) else name
 
 
 def family_of(name: str) -> Family | None:
@@ -31,7 +37,9 @@ def family_of(name: str) -> Family | None:
 
     Raises ValueError where it is from elsewhere, and cannot be imported or has not been named by the user.
     """
-    head = name.partition("/")[0]
+    head, slash, _ = name.partition("/")
+    if outside.is_outside(head) and not slash:
+        return gym.FAMILY
     if outside.is_outside(head):
         found = outside.load(head, "environment")
         if not isinstance(found, Family):
@@ -40,7 +48,15 @@ def family_of(name: str) -> Family | None:
     return next((family for family in FAMILIES if family.name == head), None)
 
 
-def make(name: str, training: bool, settings: EnvConfig | None = None, render_mode: str | None = None) -> gym.Env[Any, Any]:
+def code_in(name: str) -> str:
+    """Return the name of code from elsewhere that an environment's name asks for; an empty one where it asks for none."""
+    head, _, task = name.partition("/")
+    return head if outside.is_outside(head) else task if head == gym.FAMILY.name and outside.is_outside(task) else ""
+
+
+def make(
+    name: str, training: bool, settings: EnvConfig | None = None, render_mode: str | None = None
+) -> gymnasium.Env[Any, Any]:
     """Make the environment `name`: "atari/alien", "dmc/walker-walk"; seer_rl/envs/base.py says what it offers.
 
     training: with what only learning should see (on Atari clipped rewards, a lost life as the end); evaluation plays without.
@@ -72,7 +88,7 @@ def scale(name: str) -> Scale | None:
         family = family_of(name)
     except ValueError:
         return None
-    return family.scale(name.partition("/")[2]) if family else None
+    return family.scale(_task(name)) if family else None
 
 
 def plain(name: str) -> str:
@@ -86,10 +102,10 @@ def canonical(name: str) -> str:
     return f"{family}/{plain(name) or task}"
 
 
-class Filmed(gym.Wrapper[Any, Any, Any, Any]):
+class Filmed(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Hands a picture of every step to `keep`."""
 
-    def __init__(self, env: gym.Env[Any, Any], keep: Callable[[Any], None]) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], keep: Callable[[Any], None]) -> None:
         super().__init__(env)
         self.keep = keep
 

@@ -1,8 +1,9 @@
 """The contract of environments: what one must offer, what it may, and what makes a family of them.
 
-An environment is a gymnasium environment whose observations are uint8 images [C, H, W], and whose actions are discrete or a box
-of [-1, 1]. Where a whole game ends, `info["episode"]` holds its score "r" and its length "l" in agent steps, as gymnasium's
-RecordEpisodeStatistics writes them. An episode may end before the game does, as where a life is lost.
+An environment is a gymnasium environment whose observations are uint8 images [C, H, W], or dictionaries of such images and of
+float32 vectors, and whose actions are discrete or a box of [-1, 1]. Where a whole game ends, `info["episode"]` holds its score
+"r" and its length "l" in agent steps, as gymnasium's RecordEpisodeStatistics writes them. An episode may end before the game
+does, as where a life is lost.
 
 What else an environment may offer, itself or by one of its wrappers:
 
@@ -22,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 
 from seer_rl.bounds import Within
+from seer_rl.replay.observation import Shapes, stack
 
 Settings = Mapping[str, Any]
 """Values of settings by their names in config.toml: {"steps": 500_000, "seer.freeze_step": 50_000, "environment.camera": 2}."""
@@ -77,8 +79,8 @@ class Family:
     rewards. Raises ValueError, with a hint, if there is no such task, and ImportError or OSError where something is missing."""
     example: str
     """A task, for sentences that say how names are written."""
-    agent: str = "rainbow"
-    """The agent that trains where none is named."""
+    agent: str | Callable[[str], str] = "rainbow"
+    """The agent that trains where none is named; or what tells it from the task."""
     Config: type[EnvConfig] = EnvConfig
     """The settings."""
     defaults: Callable[[str, str], Settings] = nothing
@@ -88,6 +90,12 @@ class Family:
     do not go together. task: "" where none was named; the settings may then name one as "env"."""
     scale: Callable[[str], Scale | None] = unknown
     """task -> its scale, as far as it is known."""
+    tasks: str = r"[\w -]+"
+    """A regular expression that the names of tasks match. They become a part of the run directory's name."""
+
+    def agent_for(self, task: str) -> str:
+        """Return the agent that trains in `task` where none is named."""
+        return self.agent if isinstance(self.agent, str) else self.agent(task)
 
 
 class Step(NamedTuple):
@@ -104,12 +112,26 @@ class Step(NamedTuple):
 def check(env: gym.Env[Any, Any], name: str) -> None:
     """Raise ValueError, in a sentence, if `env` is not what this file's first lines say."""
     seen, acts = env.observation_space, env.action_space
-    if not isinstance(seen, gym.spaces.Box) or seen.dtype != np.uint8 or len(seen.shape) != 3:
-        raise ValueError(f"the observations of {name} are {seen}: they must be uint8 images [channels, height, width]")
+    parts = list(seen.spaces.values()) if isinstance(seen, gym.spaces.Dict) else [seen]
+    images = [part for part in parts if isinstance(part, gym.spaces.Box) and part.dtype == np.uint8 and len(part.shape) == 3]
+    vectors = [part for part in parts if isinstance(part, gym.spaces.Box) and part.dtype == np.float32 and len(part.shape) == 1]
+    if not images or len(images) + len(vectors) * isinstance(seen, gym.spaces.Dict) < len(parts):
+        raise ValueError(
+            f"the observations of {name} are {seen}: they must be uint8 images [channels, height, width], "
+            "or dictionaries of such images and float32 vectors"
+        )
     discrete = isinstance(acts, gym.spaces.Discrete) and acts.start == 0
     box = isinstance(acts, gym.spaces.Box) and len(acts.shape) == 1 and bool(np.all(acts.low == -1) and np.all(acts.high == 1))
     if not discrete and not box:
         raise ValueError(f"the actions of {name} are {acts}: they must be discrete, from 0 on, or a vector within [-1, 1]")
+
+
+def obs_shape(env: gym.Env[Any, Any]) -> Shapes:
+    """Return the shape of an observation of `env`, or the shapes by key where it is a dictionary."""
+    space = env.observation_space
+    if isinstance(space, gym.spaces.Dict):
+        return {key: tuple(part.shape or ()) for key, part in space.spaces.items()}
+    return tuple(space.shape or ())
 
 
 def frames_in(env: gym.Env[Any, Any]) -> int:
@@ -131,7 +153,7 @@ def get_state(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """
     if not env.has_wrapper_attr("get_state"):
         return None
-    frames = {"frames": np.stack(env.get_wrapper_attr("obs_queue"))} if env.has_wrapper_attr("obs_queue") else {}
+    frames = {"frames": stack(list(env.get_wrapper_attr("obs_queue")))} if env.has_wrapper_attr("obs_queue") else {}
     return {"inner": env.get_wrapper_attr("get_state")(), **frames}
 
 
@@ -140,4 +162,7 @@ def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     env.reset(seed=0)
     env.get_wrapper_attr("set_state")(state["inner"])
     if "frames" in state:
-        env.get_wrapper_attr("obs_queue").extend(state["frames"])
+        frames = state["frames"]
+        count = len(next(iter(frames.values()))) if isinstance(frames, Mapping) else len(frames)
+        one = [{key: x[i] for key, x in frames.items()} if isinstance(frames, Mapping) else frames[i] for i in range(count)]
+        env.get_wrapper_attr("obs_queue").extend(one)

@@ -29,6 +29,7 @@ from seer_rl.envs.base import frames_in
 from seer_rl.experiments import curves
 from seer_rl.experiments.activations import record, spatial_attention, svcca, units
 from seer_rl.experiments.results import LARGEST
+from seer_rl.replay.observation import ONLY, Obs, keyed
 from seer_rl.training import build, checkpoint, files
 from seer_rl.training.config import TrainConfig
 from seer_rl.training.files import Folder
@@ -67,7 +68,7 @@ def probe(run: Path, progress: Progress = silent) -> Image:
         with closing(build.make_env(config, training=False)) as env:
             assert env.observation_space.shape
             return kept(path, env.observation_space.shape)
-    agent, env = build.trained(run, config)
+    agent, env = build.trained(run, config, single=True)
     agent.eval()
     with closing(env):
         half = OBSERVATIONS // 2
@@ -163,7 +164,7 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
     chosen = frames or tuple(int(i) for i in np.linspace(0, len(observations) // 2 - 1, 7)[1:-1])  # of the agent's games
     if wrong := [i for i in chosen if not 0 <= i < len(observations)]:
         raise ValueError(f"there is no frame {wrong[0]}: the run keeps 0 to {len(observations) - 1}")
-    agent, env = build.trained(run, config)
+    agent, env = build.trained(run, config, single=True)
     env.close()
     observations = observations[list(chosen)]
     layer = of_map(agent, observations[:1], layer)
@@ -188,7 +189,7 @@ def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
 def as_seen(agent: Agent, obs: Image) -> Image:
     """Return the newest frame [H, W, 3] of a stack [C, H, W], cut to what the agent acts on."""
     colours = 3 if len(obs) % 3 == 0 else 1
-    frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[-1])[0]
+    frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[1:])[0]
     image: Image = frame.permute(1, 2, 0).expand(-1, -1, 3).numpy()
     return image
 
@@ -223,10 +224,10 @@ def draw_attention(rows: list[Row], output: Path, title: str) -> None:
 
 def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None:
     """Hand pictures [H, W, 3] of a game of a run's agent to `take`: what it sees, and beside it where `layer` looks."""
-    agent, env = build.trained(run, checkpoint.load_config(run))
+    agent, env = build.trained(run, checkpoint.load_config(run), single=True)
 
-    def side_by_side(obs: torch.Tensor) -> Image:
-        one = obs.numpy()
+    def side_by_side(obs: Obs) -> Image:
+        one = keyed(obs)[ONLY].numpy()
         image = as_seen(agent, one[0])
         heat = spatial_attention(activations(agent, one)[layer])[0].numpy()
         both: Image = np.hstack([image, overlaid(image, heat)]).repeat(SCALE, 0).repeat(SCALE, 1)
@@ -234,7 +235,7 @@ def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None
 
     with closing(env):
 
-        def act(obs: torch.Tensor) -> Any:
+        def act(obs: Obs) -> Any:
             take(side_by_side(obs))
             return chosen(agent.act(obs))[0]
 
@@ -258,7 +259,7 @@ def similarity(run: Path, lag: int, progress: Progress = silent) -> tuple[Simila
     if lag < 1 or not later:
         raise ValueError(f"no two snapshots of {run} lie {lag:,} steps apart: it has {', '.join(f'{s:,}' for s in steps[:9])}")
     observations = probe(run, progress)
-    agent, env = build.trained(run, config)
+    agent, env = build.trained(run, config, single=True)
     env.close()
     layers: dict[int, dict[str, torch.Tensor]] = {}
     found: Similarity = {}

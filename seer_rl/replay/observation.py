@@ -4,13 +4,17 @@ A tensor of dtype uint8 is an image, or a batch of images. In a dictionary, what
 joint angles: it is stored as it is and handed to the heads. Behind the freeze, images have become float32 embeddings.
 """
 
+from __future__ import annotations  # PyTorch is named, and not imported: processes of environments do without it
+
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 
-Obs = torch.Tensor | dict[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Obs: TypeAlias = "torch.Tensor | dict[str, torch.Tensor]"
 Shape = tuple[int, ...]
 Shapes = Shape | Mapping[str, Shape]
 """The shape of an observation, or the shapes by key: (C, H, W) of an image, (D,) of a vector."""
@@ -21,6 +25,28 @@ ONLY = "obs"  # the key of an observation that is no dictionary
 def keyed(obs: Obs) -> dict[str, torch.Tensor]:
     """Return an observation as a dictionary."""
     return obs if isinstance(obs, dict) else {ONLY: obs}
+
+
+def length(obs: Obs) -> int:
+    """Count the observations [B, ...] in a batch."""
+    return len(next(iter(keyed(obs).values())))
+
+
+def vectors_in(shapes: Shapes) -> list[str]:
+    """List the keys of the vectors among an observation's parts."""
+    return [key for key, shape in shapes.items() if not is_image(shape)] if isinstance(shapes, Mapping) else []
+
+
+def images_in(shapes: Shapes) -> int:
+    """Count the images of an observation."""
+    return len(shapes) - len(vectors_in(shapes)) if isinstance(shapes, Mapping) else 1
+
+
+def of_images(fn: Callable[[Shape], Shape], shapes: Shapes) -> Shapes:
+    """Apply `fn` to the shapes of images; those of vectors stay as they are."""
+    if isinstance(shapes, Mapping):
+        return {key: fn(shape) if is_image(shape) else shape for key, shape in shapes.items()}
+    return fn(shapes)
 
 
 def is_image(shape: Shape) -> bool:

@@ -255,7 +255,7 @@ class Replay:
         store.write([row for row in after if row is not None], stored, self._max_priority)
 
     @property
-    def observation(self) -> Any:
+    def observation(self) -> Obs:
         """Return the current observations: [N, C, H, W] uint8; after a rewrite [N, ...] float32, not rounded by any codec."""
         return self._observation[ONLY] if self._spec.single else self._observation
 

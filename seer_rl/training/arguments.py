@@ -165,7 +165,7 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
     trusting: the words are the user's own, so that code from elsewhere that they name may be imported.
     Raises Mistake for what cannot be read, and for settings that do not go together.
     """
-    from seer_rl.envs import FAMILIES
+    from seer_rl.envs import FAMILIES, code_in
     from seer_rl.training.config import AGENTS, TrainConfig
     from seer_rl.training.presets import PRESETS, configure
 
@@ -194,17 +194,17 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
     def may_be_an_environment(word: str) -> bool:
         head, slash, _ = word.partition("/")
         outsider = bool(re.fullmatch(r"[\w.]+:\w+", head)) and not may_be_a_value(word)  # a label of that form imports nothing
-        return bool(slash) and (outsider or head in {family.name for family in FAMILIES})
+        return outsider or (bool(slash) and head in {family.name for family in FAMILIES})
 
     guess = min(filter(may_be_an_environment, rest), key=may_be_a_value, default="")
     if trusting:
-        outside.trust(guess.partition("/")[0])
+        outside.trust(code_in(guess))
     try:
         asked = apply(configure(guess, start.agent or None, start.preset or None))
         if trusting:
-            outside.trust(asked.env.partition("/")[0])
+            outside.trust(code_in(asked.env))
         config = configure(asked.env, start.agent or None, start.preset or None, asked.transfer.source is not None)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise Mistake(str(error)) from error
     config = apply(config)
     if trusting:

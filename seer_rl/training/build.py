@@ -2,7 +2,9 @@
 
 import functools
 import os
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import torch
 from seer_rl import envs
 from seer_rl.agents.base import Agent
 from seer_rl.agents.flops import Costs, measure
-from seer_rl.agents.networks import AutocastSequential, output_shape, scale_of
-from seer_rl.envs.base import EnvConfig, frames_in, max_episode_steps
+from seer_rl.agents.networks import AutocastSequential, blank, output_shape, scale_of
+from seer_rl.envs.base import EnvConfig, frames_in, max_episode_steps, obs_shape
 from seer_rl.envs.vector import VectorEnv
+from seer_rl.replay.observation import Obs, Shapes
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import copies_of, views
 from seer_rl.training import checkpoint, rundir
@@ -68,7 +71,7 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
     with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the process's generator
         torch.default_generator.manual_seed(config.seed)
-        agent: Agent = kind(config.agent, env.observation_space.shape or (), actions, config.seer.layers, seed)
+        agent: Agent = kind(config.agent, obs_shape(env), actions, config.seer.layers, seed)
     for module in agent.modules():
         if isinstance(module, AutocastSequential):
             module.set_precision(getattr(torch, config.precision))
@@ -81,7 +84,7 @@ def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed:
     if memory == "auto":
         raise ValueError("how much memory is left for the replay is for seer_rl.training.rehearsal.settle to find out")
     build = functools.partial(
-        Replay, env.observation_space.shape or (), env.action_space.shape or (), action_dtype(env.action_space),
+        Replay, obs_shape(env), env.action_space.shape or (), action_dtype(env.action_space),
         lanes=config.environment.num_envs, stack=frames_in(env), n_step=config.agent.n_step, discount=config.agent.discount,
         priority_exponent=config.replay.priority_exponent, seed=seed,
     )  # fmt: skip
@@ -126,7 +129,8 @@ def embeddings_of(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> 
 
     An agent that augments draws random numbers for it, as it does for every observation.
     """
-    obs = torch.zeros(1, *(env.observation_space.shape or ()), dtype=torch.uint8)
+    obs: Obs = blank(obs_shape(env), 1, torch.uint8)
+    obs = {key: x for key, x in obs.items() if x.dtype == torch.uint8} if isinstance(obs, dict) else obs
     copies = copies_of(agent, obs, config.seer.copies)
     return copies, len(views(agent, obs, copies, current=True))
 
@@ -134,22 +138,32 @@ def embeddings_of(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> 
 def costs(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> Costs:
     """Count the operations of `agent` on the observations of `env`."""
     batch_sizes = config.agent.batch_size, config.seer.batch_size or config.agent.batch_size
-    return measure(agent, env.observation_space.shape or (), batch_sizes, *embeddings_of(agent, env, config))
+    return measure(agent, obs_shape(env), batch_sizes, *embeddings_of(agent, env, config))
 
 
 def default_run_dir(config: TrainConfig) -> Path:
     """Return runs/ENV__AGENT__SEED__TIME, with a number behind it if that is taken."""
     agent = agent_called(name_of(config.agent)).name
-    name = f"{config.env.replace('/', '-')}__{agent}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    env = re.sub(r"[/:]", "-", config.env)
+    name = f"{env}__{agent}__{config.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
     taken = (Path("runs") / (name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
     return next(path for path in taken if not os.path.lexists(path))
 
 
-def trained(run_dir: Path, config: TrainConfig, render_mode: str | None = None) -> tuple[Agent, gym.Env[Any, Any]]:
-    """Load the agent that a run with these settings saved last, and make its environment. Raises ValueError without either."""
+def trained(
+    run_dir: Path, config: TrainConfig, render_mode: str | None = None, single: bool = False
+) -> tuple[Agent, gym.Env[Any, Any]]:
+    """Load the agent that a run with these settings saved last, and make its environment. Raises ValueError without either.
+
+    single: the caller needs observations that are one image; raises ValueError for dictionaries.
+    """
     check_numbers(config)  # the file may have been edited
     env = make_env(config, training=False, render_mode=render_mode)
     try:
+        if single and isinstance(shapes := obs_shape(env), Mapping):
+            raise ValueError(
+                f"the observations of {config.env} are dictionaries of {', '.join(shapes)}: this needs a single image"
+            )
         agent = make_agent(config, env, seed=0)
         checkpoint.load_agent(run_dir, agent, config)
         rundir.require_result(run_dir, checkpoint.AGENT, config.steps)
@@ -167,7 +181,8 @@ def receive(agent: Agent, settings: TransferConfig) -> None:
         if settings.only != "encoder":
             raise ValueError(f"{source} is a file with an encoder at most: add --transfer.only encoder")
         weights, about = load_encoder(source)
-        shape, scale = tuple(about["images"]), about.get("scale", checkpoint.FIRST_SCALE)
+        shape: Shapes = tuple(about["images"])
+        scale = about.get("scale", checkpoint.FIRST_SCALE)
     else:
         config = checkpoint.load_config(source)
         donor, env = trained(source, config)
@@ -179,7 +194,7 @@ def receive(agent: Agent, settings: TransferConfig) -> None:
         shape, scale = donor.obs_shape, scale_of(donor)
         weights = tensors(donor.encoder if settings.only == "encoder" else donor)
     if shape != agent.obs_shape:
-        theirs, ours = ("x".join(map(str, one)) for one in (shape, agent.obs_shape))
+        theirs, ours = ("x".join(map(str, one)) if isinstance(one, tuple) else one for one in (shape, agent.obs_shape))
         raise ValueError(f"{source} has learnt from images of {theirs}, here they are {ours}")
     if scale != scale_of(agent):
         raise ValueError(f"{source} has learnt from pixels as {scale!r}, {agent.name} makes {scale_of(agent)!r} of them")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from seer_rl.agents.base import Agent
+from seer_rl.replay.observation import Obs, each, keyed
 from seer_rl.replay.replay import Batch
 
 
@@ -26,12 +27,13 @@ def compile_losses(agent: Agent) -> bool:
     return True
 
 
-def rehearse_losses(agent: Agent, obs: torch.Tensor, batch_size: int) -> None:
+def rehearse_losses(agent: Agent, obs: Obs, batch_size: int) -> None:
     """Compute the compiled losses of `batch_size` copies of `obs` [1, ...] and their gradients, for which they are compiled.
 
     The agent is as it was afterwards. Raises what the compiler raises.
     """
-    many, ones = obs.expand(batch_size, *obs.shape[1:]).contiguous(), torch.ones(batch_size, device=obs.device)
+    many = each(lambda x: x.expand(batch_size, *x.shape[1:]).contiguous(), obs)
+    ones = torch.ones(batch_size, device=next(iter(keyed(obs).values())).device)
     assert agent.compiled
     losses = getattr(agent, agent.compiled)(Batch(many, ones.long(), ones, ones, many, np.arange(batch_size), ones))
     losses.sum().backward()

@@ -1,6 +1,6 @@
 """Playing whole games: an agent's, for its scores, and a random player's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from seer_rl.agents.base import Agent
 from seer_rl.envs.subprocess import EnvironmentFailed
+from seer_rl.replay.observation import Obs, each
 
 
 def play(
     env: gym.Env[Any, Any],
-    act: Callable[[torch.Tensor], Any],
+    act: Callable[[Obs], Any],
     episodes: int,
     seed: int,
     check_stop: Callable[[], None] = lambda: None,
@@ -27,11 +28,18 @@ def play(
     obs, _ = _ask(env.reset, seed=seed)
     while len(scores) < episodes:
         check_stop()
-        obs, _, terminated, truncated, info = _ask(env.step, act(torch.from_numpy(obs)[None]))
+        obs, _, terminated, truncated, info = _ask(env.step, act(one(obs)))
         if terminated or truncated:
             scores.append(float(info["episode"]["r"]))
             obs, _ = _ask(env.reset)
     return scores
+
+
+def one(obs: Any) -> Obs:
+    """Return an environment's observation as a batch of one, as agents take it."""
+    if isinstance(obs, Mapping):
+        return {key: torch.from_numpy(x)[None] for key, x in obs.items()}
+    return torch.from_numpy(obs)[None]
 
 
 def chosen(actions: torch.Tensor) -> list[int | NDArray[np.float32]]:
@@ -60,7 +68,7 @@ def evaluate(
     agent.generator.manual_seed(seed)
     agent.eval()
     try:
-        return play(env, lambda obs: chosen(agent.act(obs.to(device)))[0], episodes, seed, check_stop)
+        return play(env, lambda obs: chosen(agent.act(each(lambda x: x.to(device), obs)))[0], episodes, seed, check_stop)
     finally:
         agent.train()
         agent.generator.set_state(state)

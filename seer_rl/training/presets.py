@@ -27,7 +27,7 @@ def configure(env: str, agent: str | None = None, preset: str | None = None, tra
     if preset is not None and preset not in family.presets:
         others = f"choose {' or '.join(family.presets)}" if family.presets else "leave out --preset"
         raise ValueError(f"there is no preset {preset!r} for {family.name}/ environments: {others}")
-    name = agent or family.agent
+    name = agent or family.agent_for(task)
     chosen = {"env": env, "compile": True, **family.defaults(task, name)}
     if preset is not None:
         chosen |= family.presets[preset](task, name)

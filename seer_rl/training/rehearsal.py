@@ -281,7 +281,8 @@ def dry_run(config: TrainConfig, run_dir: Path, stored: int) -> Iterator[Run]:
     with contextlib.closing(run):
         run.begin()
         run.eval_env.reset(seed=0)
-        obs, count = run.replay.observation.numpy(), run.num_envs
+        held, count = run.replay.observation, run.num_envs
+        obs = {key: x.numpy() for key, x in held.items()} if isinstance(held, dict) else held.numpy()
         for _ in range(stored):
             actions = [run.eval_env.action_space.sample() for _ in range(count)]
             run.replay.add(actions, [0.0] * count, [False] * count, [False] * count, obs)

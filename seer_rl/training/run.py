@@ -21,7 +21,7 @@ from seer_rl.envs.base import Step, frames_in
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.envs.vector import VectorEnv
 from seer_rl.replay.codec import examples
-from seer_rl.replay.observation import each, stack
+from seer_rl.replay.observation import Obs, each, stack
 from seer_rl.seer import AtStep, Never, When, WhenConverged, embedder, freeze
 from seer_rl.training import build, checkpoint, rundir
 from seer_rl.training.accounting import Account
@@ -242,7 +242,7 @@ class Run:
         self.scores = [*self.scores, *(float(game["r"]) for game in games)][-GAMES:]
         return [{"charts/episodic_return": float(game["r"]), "charts/episodic_length": game["l"]} for game in games]
 
-    def _observed(self) -> Any:
+    def _observed(self) -> Obs:
         """Return what to act on, where the agent is."""
         return each(lambda x: x.to(self.device), self.replay.observation)
 
@@ -260,7 +260,7 @@ class Run:
         """Compile the losses for what the replay now holds; return the seconds. The run goes on without where that fails."""
         started = time.perf_counter()
         try:
-            rehearse_losses(self.agent, self._observed()[:1], self.batch_size)
+            rehearse_losses(self.agent, each(lambda x: x[:1], self._observed()), self.batch_size)
         except KeyboardInterrupt:  # how to stop a compiler
             self.check_stop()
             raise
@@ -286,7 +286,8 @@ class Run:
         self.measure()
         seer, size = self.config.seer, self.replay.size
         z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
-        fitted = examples(seer.dtype, z, size, self.costs.copies)
+        numbers = sum(map(math.prod, z.values())) if isinstance(z, dict) else math.prod(z)
+        fitted = examples(seer.dtype, (numbers,), size, self.costs.copies)
         self.account.count(self.costs.freeze(size + fitted))
         started = time.perf_counter()
         freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self.check_stop)

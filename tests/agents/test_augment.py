@@ -1,5 +1,8 @@
 """Augmentations against slicing by hand, and their distribution."""
 
+import functools
+from typing import Any
+
 import torch
 
 from seer_rl.agents.augment import center_crop, random_crop, random_shift
@@ -12,7 +15,7 @@ def images(count: int = 6, size: int = 12) -> torch.Tensor:
 
 def test_every_window_is_drawn_equally_often_the_last_offset_too() -> None:
     x = images(1, size=6).expand(9000, -1, -1, -1)
-    crops = random_crop(x, 4, torch.Generator().manual_seed(1))
+    crops = random_crop(x, (4, 4), torch.Generator().manual_seed(1))
     assert crops.shape == (9000, 3, 4, 4)
     assert crops.dtype == torch.uint8
     windows = [x[0, :, top : top + 4, left : left + 4] for top in range(3) for left in range(3)]
@@ -42,12 +45,14 @@ def test_a_shift_moves_the_image_and_repeats_its_border() -> None:
 
 def test_the_centre_is_the_middle_and_a_fitting_image_is_left_alone() -> None:
     x = images(size=12)
-    assert center_crop(x, 12) is x
-    assert torch.equal(center_crop(x, 8), x[:, :, 2:10, 2:10])
+    assert center_crop(x, (12, 12)) is x
+    assert torch.equal(center_crop(x, (8, 8)), x[:, :, 2:10, 2:10])
+    assert torch.equal(center_crop(x, (12, 6)), x[:, :, :, 3:9])
 
 
 def test_augmentations_follow_their_generator() -> None:
-    for augment, amount in ((random_crop, 7), (random_shift, 3)):
-        first, again, other = (augment(images(), amount, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    augments: list[Any] = [functools.partial(random_crop, size=(7, 6)), functools.partial(random_shift, pad=3)]
+    for augment in augments:
+        first, again, other = (augment(images(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
