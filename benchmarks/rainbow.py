@@ -2,6 +2,7 @@
 
     python -m benchmarks.rainbow                                        # Alien, one thread, as `seer train` runs it
     python -m benchmarks.rainbow --threads 2
+    python -m benchmarks.rainbow --threads 2 --num-envs 1 8            # one environment beside eight at once
     python -m benchmarks.rainbow --precision bfloat16                  # with products in bfloat16
     python -m benchmarks.rainbow --device cuda                         # every piece waits for the GPU, so no two overlap
     python -m benchmarks.rainbow --agent dqn --peer                     # beside Stable-Baselines3's DQN (pip install it first)
@@ -64,7 +65,7 @@ class Side:
             self.timed("update", functools.partial(run.agent.update, batch))
         steps = self.timed("wait for the environment", run.env.step_wait)
         self.timed("store", lambda: run._store(actions, steps))
-        self.times.setdefault("whole step", []).append(1e3 * (time.perf_counter() - begun))
+        self.times.setdefault("whole step", []).append(1e3 * (time.perf_counter() - begun) / run.num_envs)
 
     def floor(self, rate: float, bandwidth: float) -> float:
         """Milliseconds that an update's arithmetic and memory traffic would take at the machine's best.
@@ -128,8 +129,9 @@ def main(
     compile: bool = True,
     peer: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    num_envs: tuple[int, ...] = (1,),
 ) -> None:
-    """Print the table.
+    """Print a table for each number of environments.
 
     Args:
         env: Whose game.
@@ -139,6 +141,7 @@ def main(
         compile: Compile the losses.
         peer: Also time Stable-Baselines3's DQN.
         device: Of the agent; auto: cuda where there is one.
+        num_envs: Environments at once. A whole step is always that of one of them.
     """
     config = configure(env, agent)
     config = replace(
@@ -153,18 +156,45 @@ def main(
         device=device,
     )
     process.prepare(config)
-    sides = [prepare(config, frozen) for frozen in (False, True)]
+    several = {
+        n: [prepare(replace(config, environment=replace(config.environment, num_envs=n)), frozen) for frozen in (False, True)]
+        for n in num_envs
+    }
     for turn in range(ROUNDS):
-        for side, count in zip(sides, (40, 100), strict=True):
-            for _ in range(count):
-                side.step()
-            if turn == 0:
-                side.times.clear()  # the first turn warms up
-
-    where = sides[0].run.device
+        for n, sides in several.items():
+            for side, count in zip(sides, (40, 100), strict=True):
+                for _ in range(-(-count // n)):
+                    side.step()
+                if turn == 0:
+                    side.times.clear()  # the first turn warms up
+    where = several[num_envs[0]][0].run.device
     rates, bandwidth, alone = machine.rates(where), machine.bandwidth(where), environment_rate(env)
     console = Console(width=100)
-    title = f"{agent} on {env}, {precision}, {'compiled' if compile else 'not compiled'}: milliseconds, median (10% to 90%)"
+    speeds: dict[int, list[float]] = {}
+    for n, sides in several.items():
+        title = (
+            f"{agent} on {env} ({n} at once), {precision}, {'compiled' if compile else 'not compiled'}: ms, median (10% to 90%)"
+        )
+        speeds[n] = tell(console, title, sides, rates[precision], bandwidth)
+    for n in num_envs[1:]:
+        gains = [more / one for more, one in zip(speeds[n], speeds[num_envs[0]], strict=True)]
+        console.print(f"{n} environments against {num_envs[0]}: {gains[0]:.2f}x on images, {gains[1]:.2f}x on embeddings")
+    console.print(f"{machine.name(where)}", highlight=False, soft_wrap=True)
+    console.print(f"{machine.ceilings(rates, bandwidth)}, environment {alone:,.0f} steps/s", soft_wrap=True)
+    runs = [side.run for sides in several.values() for side in sides]
+    held = sum(psutil.Process(pid).memory_info().rss for run in runs for pid in run.pids()[1:])
+    console.print(
+        f"memory: {psutil.Process().memory_info().rss / 1e6:.0f} MB (all runs) + {held / 1e6:.0f} MB (all environments)"
+    )
+    for run in runs:
+        run.close()
+    if peer:
+        batch_size = config.agent.batch_size
+        console.print(f"Stable-Baselines3 DQN, batch {batch_size}: {peer_rate(env, batch_size, where):.0f} steps/s")
+
+
+def tell(console: Console, title: str, sides: list[Side], rate: float, bandwidth: float) -> list[float]:
+    """Print the table of a run on images beside one on embeddings; return their steps per second."""
     table = Table(title=title)
     for column in ("", "on images", "on embeddings", "ratio"):
         table.add_column(column, justify="left" if not column else "right")
@@ -176,7 +206,7 @@ def main(
     for what in sides[0].times:
         medians = [statistics.median(side.times[what]) for side in sides]
         table.add_row(what, *(machine.spread(side.times[what]) for side in sides), f"{medians[0] / medians[1]:.2f}x")
-    floors = [side.floor(rates[precision], bandwidth) for side in sides]
+    floors = [side.floor(rate, bandwidth) for side in sides]
     row("floor of the update", floors)
     row("update / floor", [statistics.median(side.times["update"]) / f for side, f in zip(sides, floors, strict=True)])
     row("sample / update", [statistics.median(s.times["sample"]) / statistics.median(s.times["update"]) for s in sides])
@@ -185,17 +215,7 @@ def main(
     row("bytes per step", [side.run.replay.bytes_per_step for side in sides], "{:,.0f}")
     row("seconds to compile", [side.compiling for side in sides])
     console.print(table)
-    console.print(f"{machine.name(where)}", highlight=False, soft_wrap=True)
-    console.print(f"{machine.ceilings(rates, bandwidth)}, environment {alone:,.0f} steps/s", soft_wrap=True)
-    held = sum(psutil.Process(pid).memory_info().rss for side in sides for pid in side.run.pids()[1:])
-    console.print(
-        f"memory: {psutil.Process().memory_info().rss / 1e6:.0f} MB (both runs) + {held / 1e6:.0f} MB (both environments)"
-    )
-    for side in sides:
-        side.run.close()
-    if peer:
-        batch_size = config.agent.batch_size
-        console.print(f"Stable-Baselines3 DQN, batch {batch_size}: {peer_rate(env, batch_size, where):.0f} steps/s")
+    return speeds
 
 
 if __name__ == "__main__":
