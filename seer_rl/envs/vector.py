@@ -21,7 +21,7 @@ class VectorEnv:
 
         The other cores are for the agent. What an environment does is the same in whatever process it is.
         """
-        self.patience = PATIENCE  # seconds
+        self.patience = PATIENCE  # seconds to wait for steps and states
         self._name, self._settings = name, settings
         processes = min(count, max(1, len(os.sched_getaffinity(0)) // 2 if hasattr(os, "sched_getaffinity") else 1))
         self._processes = [EnvProcess(name, settings) for _ in range(processes)]
@@ -74,7 +74,9 @@ class VectorEnv:
                 self._processes[number].close()
                 self._processes[number] = EnvProcess(self._name, self._settings)
             process = self._processes[number]
-            process.patience = self.patience
+            process.patience = (
+                PATIENCE if method in ("reset", "set_state") else self.patience
+            )  # environments may have to be made
             process.ask(method, {i: argument for i, argument in arguments.items() if i % count == number})
 
     def _wait(self) -> dict[int, Any]:

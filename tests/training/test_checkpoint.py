@@ -222,7 +222,26 @@ def test_only_what_changed_is_written_again(tmp_path: Path, monkeypatch: pytest.
     resumed.close()
 
 
-@pytest.mark.parametrize("name", ["atari/qbert", "atari/alien", *("dmc/" + "-".join(names) for names in suite.ALL_TASKS)])
+SOME = {
+    "cartpole-swingup",
+    "quadruped-escape",
+    "lqr-lqr_2_1",
+    "reacher-easy",
+    "manipulator-bring_ball",
+}  # of each kind of state
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "atari/qbert",
+        "atari/alien",
+        *(
+            pytest.param("dmc/" + "-".join(names), marks=[] if "-".join(names) in SOME else pytest.mark.slow)
+            for names in suite.ALL_TASKS
+        ),
+    ],
+)
 def test_environments_go_on_from_their_state(name: str) -> None:
     settings = ControlConfig(size=16, fast_render=True) if name.startswith("dmc") else base.EnvConfig()
 
@@ -273,7 +292,7 @@ def damage(path: Path, how: str, rng: random.Random) -> None:
     path.write_bytes(data[:keep])
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", [*range(30), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(30, 300))])
 def test_damage_is_named_and_the_checkpoint_before_is_used(seed: int, stopped: Path, tmp_path: Path) -> None:
     rng = random.Random(seed)
     run_dir = tmp_path / "run"
