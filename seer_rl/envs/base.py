@@ -36,7 +36,7 @@ class EnvConfig:
     Where it has a setting `size` with None for its default, that is 100 for agents that crop images, and 84 for the others.
     """
 
-    num_envs: Annotated[int, Within(1, 10_000)] = 1
+    num_envs: Annotated[int, Within(1, 10_000)] = field(default=1, kw_only=True)
     """Environments that the agent trains in at once. It acts for all of them together; each step of each one is an agent step,
     and there are as many updates per agent step as with one."""
 
