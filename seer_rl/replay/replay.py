@@ -220,7 +220,7 @@ class Replay:
         lanes: whose episodes begin, where not all of the N do; `obs` then has one observation for each of them.
         Raises Unfit, with nothing stored, for observations of another shape or dtype.
         """
-        lanes = range(self.lanes) if lanes is None else lanes
+        lanes = self._which(lanes)
         stored = self._stored(self._spec.observations(obs, len(lanes)), lanes)
         self._store.write([self._store.lanes[lane].begin() for lane in lanes], stored, self._max_priority)
 
@@ -242,7 +242,7 @@ class Replay:
         Raises RuntimeError where no episode is running. Raises Unfit, with nothing stored, for observations or actions of
         another shape or kind, for actions beyond their dtype, and for a reward that is not a finite float32.
         """
-        lanes, spec, store = range(self.lanes) if lanes is None else lanes, self._spec, self._store
+        lanes, spec, store = self._which(lanes), self._spec, self._store
         rows = [row for lane in lanes if (row := store.lanes[lane].open) is not None]
         if len(rows) < len(lanes):
             raise RuntimeError("Replay.add needs a running episode: call Replay.begin with its first observation")
@@ -253,6 +253,14 @@ class Replay:
         store.steps["action"][rows], store.steps["reward"][rows] = actions, rewards
         after = (store.lanes[lane].step(*end) for lane, *end in zip(lanes, *(end.tolist() for end in ends), strict=True))
         store.write([row for row in after if row is not None], stored, self._max_priority)
+
+    def _which(self, lanes: Sequence[int] | None) -> list[int]:
+        """Return the numbers of `lanes`, or of all. Raises ValueError for one that is not there, or named twice."""
+        every = list(range(self.lanes))
+        which = every if lanes is None else list(lanes)
+        if len(set(which)) < len(which) or not set(which) <= set(every):
+            raise ValueError(f"the replay has lanes 0 to {self.lanes - 1}, each of which may be named once, not {which}")
+        return which
 
     @property
     def observation(self) -> Obs:
@@ -268,13 +276,12 @@ class Replay:
         """Return the images among observations, as a rewriter takes them."""
         return obs[ONLY] if self._spec.single else {key: obs[key] for key in self._spec.images}
 
-    def _stored(self, obs: dict[str, NDArray[Any]], lanes: Sequence[int]) -> dict[str, torch.Tensor]:
+    def _stored(self, obs: dict[str, NDArray[Any]], lanes: list[int]) -> dict[str, torch.Tensor]:
         """Make `obs` [n, ...] the current observations of `lanes` [n]; return what is stored of each: [n, copies, ...]."""
-        if not len(lanes):
+        if not lanes:
             return {}
-        acted_on = {
-            key: torch.tensor(x, device=self.device) for key, x in obs.items()
-        }  # copies: a simulator may use its own again
+        # Copies: a simulator may write its next observation into the same array.
+        acted_on = {key: torch.tensor(x, device=self.device) for key, x in obs.items()}
         stored = {key: x[:, None] for key, x in acted_on.items()}
         if self._rewriter is None:  # of a stack only the newest frame is stored: the others are in the records before
             columns = self._store.layout.columns
@@ -283,10 +290,10 @@ class Replay:
             acting, results = self._results(self._rewriter, acted_on, current=True)
             acted_on |= acting
             stored |= self._encoded(results)
-        if len(lanes) < self.lanes:
+        if lanes != list(range(self.lanes)):
             every = {key: x.clone() for key, x in self._observation.items()}
             for key, x in acted_on.items():
-                every[key][list(lanes)] = x
+                every[key][lanes] = x
             acted_on = every
         self._observation = acted_on
         return stored
@@ -491,7 +498,7 @@ class Replay:
             state = records.renamed(state)
         self._memory, self._max_priority = state["memory"], state["max_priority"]
         self.stack, self.copies, self._rewriter = state["stack"], state["copies"], fn
-        self._observation = {key: torch.tensor(x, device=self.device) for key, x in state["observation"].items()}
+        self._observation = {key: torch.tensor(np.asarray(x), device=self.device) for key, x in state["observation"].items()}
         self.rng.bit_generator.state = state["rng"]
         new, lanes = self._store.layout, state["lanes"]
         if state["rewritten"] is not None:
@@ -512,11 +519,9 @@ class Replay:
                 setattr(lane, name, saved[name])
             if store.rows != before:
                 lane.next = lane.behind(lane.number, -lane.size)
-            if (
-                not 0 <= lane.size * self.lanes <= store.rows
-                or not 0 <= lane.next < store.rows
-                or (lane.open or 0) >= store.rows
-            ):
+            places = [lane.next, *([] if lane.open is None else [lane.open])]
+            its_own = all(0 <= row < store.rows and row % self.lanes == lane.number for row in places)
+            if not (its_own and 0 <= lane.size * self.lanes <= store.rows):
                 raise ValueError(f"a replay of {store.rows} steps cannot hold {lane.size}, the next at {lane.next}")
         if state is not earlier:
             segments, books = records.split(segments, books["priorities"], earlier, new, self._steps)

@@ -14,6 +14,7 @@ from seer_rl.agents.flops import measure
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.convergence import ConvergenceMonitor
+from seer_rl.replay.observation import keyed
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze
 
@@ -94,7 +95,7 @@ def test_heads_get_every_image_and_the_vector_before_and_after_a_freeze(kind: st
     agent.eval()
     policy = agent.policy(replay.observation)
     freeze(agent, replay, capacity=60, copies=2)
-    assert {key: x.dtype for key, x in replay.observation.items()} == dict.fromkeys(shapes, torch.float32)  # type: ignore[union-attr]
+    assert {key: x.dtype for key, x in keyed(replay.observation).items()} == dict.fromkeys(shapes, torch.float32)
     torch.testing.assert_close(agent.policy(replay.observation), policy, rtol=1e-4, atol=1e-5)  # acting is as it was
     assert replay.copies == (2 if kind in ("rad", "curl", "drqv2") else 1)
     agent.train()

@@ -414,6 +414,28 @@ def test_misuse_is_refused_in_a_sentence() -> None:
         replay.rewrite(flat)
 
 
+def test_lanes_may_be_named_in_any_order_but_once() -> None:
+    replay = Replay((1, 2, 2), (), np.uint8, capacity=30, lanes=3)
+    frames = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(2, 3)
+    replay.begin(frames[[2, 0, 1]], lanes=[2, 0, 1])
+    assert np.array_equal(keyed(replay.observation)["obs"], frames)
+    replay.add([1, 2], [0.0, 0.0], [False, False], [False, False], frames[[2, 0]] + 10, lanes=[2, 0])
+    assert np.array_equal(keyed(replay.observation)["obs"], frames + np.array([10, 0, 10], np.uint8)[:, None, None, None])
+    for wrong in ([0, 0], [3], [-1]):
+        with pytest.raises(ValueError, match="the replay has lanes 0 to 2, each of which may be named once"):
+            replay.begin(frames[: len(wrong)], lanes=wrong)
+
+
+def test_a_saved_lane_that_lies_elsewhere_is_refused() -> None:
+    replay = Replay((1, 2, 2), (), np.uint8, capacity=30, lanes=3)
+    replay.begin(np.zeros((3, 1, 2, 2), np.uint8))
+    for name, value in (("open", -3), ("open", 30), ("open", 1), ("next", 2), ("size", 11)):
+        state = replay.get_state()
+        state["lanes"][0][name] = value
+        with pytest.raises(ValueError, match="cannot hold"):
+            Replay((1, 2, 2), (), np.uint8, capacity=30, lanes=3).set_state(state, [], {"steps": []})
+
+
 def test_continuous_actions_come_back_as_they_went_in() -> None:
     replay = Replay((1, 2, 2), (3,), np.float32, capacity=10)
     replay.begin(np.zeros((1, 1, 2, 2), np.uint8))

@@ -55,9 +55,13 @@ def needs() -> Needs:
 
 def test_a_run_never_takes_more_than_it_promised(tmp_path: Path) -> None:
     """From the rehearsal over a replay that wraps, a stop, a resume and the freeze to the picture, all processes together."""
-    promise, begun, resumed = benchmark.measure(SHORT.split(), 2e9, tmp_path / "run")
-    # Alone it holds to 0.5 %. Beside other tests, a page that a process of theirs shares counts for more once that has ended.
-    assert 0.8 * promise < max(begun.rehearsing, begun.training, resumed.training) < 1.05 * promise
+    shares = []
+    for attempt in range(3):  # a page that another test's process shares counts for more once that has ended: not our doing
+        promise, begun, resumed = benchmark.measure(SHORT.split(), 2e9, tmp_path / f"run{attempt}")
+        shares.append(max(begun.rehearsing, begun.training, resumed.training) / promise)
+        if 0.8 < shares[-1] < 1.005:  # the promise is rounded
+            return
+    pytest.fail(f"the run took {shares} of what was promised")
 
 
 def test_a_rehearsal_keeps_to_the_limit(tmp_path: Path) -> None:
