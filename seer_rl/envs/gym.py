@@ -49,8 +49,10 @@ def make(task: str, settings: GymConfig, training: bool, render_mode: str | None
         env = _with_images(env, SIZE if settings.size is None else settings.size, settings.gray)
         if settings.stack > 1:
             env = _flat(gym.wrappers.FrameStackObservation(env, settings.stack, padding_type="reset"))
-    except BaseException:
+    except BaseException as error:
         env.close()
+        if isinstance(error, ValueError):
+            raise ValueError(f"{task} cannot be learnt from: {error}") from error
         raise
     return env
 
