@@ -467,3 +467,15 @@ def gradient_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
     optimizer.step()
+
+
+def clipped_step(optimizer: torch.optim.Adam, limit: float) -> torch.Tensor:
+    """Take a step of a fused `optimizer` with all gradients scaled down to the norm `limit`; return their norm before.
+
+    Adam divides each gradient as it reads it (PyTorch's `grad_scale`, meant for losses that were scaled up): a pass over all of
+    them less than by `torch.nn.utils.clip_grad_norm_`, with its formula.
+    """
+    norm = nn.utils.get_total_norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+    optimizer.grad_scale = ((norm + 1e-6) / limit).clamp_(min=1.0)  # type: ignore[attr-defined]
+    optimizer.step()
+    return norm

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from seer_rl.agents.base import AgentConfig
-from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, explored, features_of, joined
+from seer_rl.agents.networks import DuelingC51, NoisyLinear, clipped_step, draw_noise, encoder, explored, features_of, joined
 from seer_rl.bounds import Count, NotNegative, Positive, Share, Size, Steps, Units, Within
 from seer_rl.replay.observation import Obs, Shapes, length, vectors_in
 from seer_rl.replay.replay import Batch
@@ -81,8 +81,8 @@ class Rainbow(nn.Module):
         self.target_head.requires_grad_(False)
         self.register_buffer("support", torch.linspace(-config.value_range, config.value_range, config.atoms), persistent=False)
         self.noisy, self.target_noisy = noisy_layers(self.head), noisy_layers(self.target_head)
-        self.trained = [*self.encoder.parameters(), *self.head.parameters()]
-        self.optimizer = torch.optim.Adam(self.trained, config.learning_rate, eps=config.adam_eps, fused=True)
+        trained = [*self.encoder.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.Adam(trained, config.learning_rate, eps=config.adam_eps, fused=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.acts = self.updates = 0  # agent steps, and updates, in training
         self.updated_at = max(0, config.learning_starts - 1)  # the agent step of the latest update: nothing is copied before
@@ -152,8 +152,7 @@ class Rainbow(nn.Module):
         loss = (batch.weight * losses).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.trained, self.config.gradient_norm)
-        self.optimizer.step()
+        norm = clipped_step(self.optimizer, self.config.gradient_norm)
         self.updates += 1
         before, self.updated_at = self.updated_at, self.acts
         if self.acts // self.config.target_every > before // self.config.target_every:

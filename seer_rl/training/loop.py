@@ -30,20 +30,19 @@ def events(run: Run) -> Iterator[Event | Metrics]:
     Raises EnvironmentFailed where an environment fails for the second time, and Diverged where learning has broken down.
     """
     config = run.config
-    if not run.resumed:
-        yield Event.RANDOM_GAMES
-        yield Metrics({"eval/random_return": float(np.mean(run.play_at_random()))})
-        yield Event.TRAINING
+    yield Event.TRAINING
     run.begin()
-    yield from compiling(run)
     yield from evaluating(run)  # if a resumed run was stopped in an evaluation
     if run.step == 0 and config.analysis.every:
         yield Event.SNAPSHOT
     while not run.ends:
-        if signals := run.measure_convergence():
-            yield Metrics(signals)
+        if run.measures:
+            yield from playing_at_random(run)
+            yield Metrics(run.measure_convergence())
         if run.when.due(run.step):
             yield from freezing(run)
+        if run.compiles_now:
+            yield from compiling(run)
         yield from map(Metrics, run.advance())
         if run.passed(LOOK_EVERY) or run.ends:
             run.require_finite()
@@ -60,12 +59,19 @@ def events(run: Run) -> Iterator[Event | Metrics]:
         yield Event.STEPPED
 
 
-def compiling(run: Run) -> Iterator[Event | Metrics]:
-    """Compile the losses for what the replay now holds, if the settings want it."""
-    if run.compiles:
-        yield Event.COMPILING
-        yield Metrics({"charts/compile_seconds": run.compile()}, clock=True)
+def playing_at_random(run: Run) -> Iterator[Event | Metrics]:
+    """Play a random player's games, unless that was done: when they are first needed, so that training begins at once."""
+    if not run.random_scores:
+        yield Event.RANDOM_GAMES
+        yield Metrics({"eval/random_return": float(np.mean(run.play_at_random()))})
         yield Event.TRAINING
+
+
+def compiling(run: Run) -> Iterator[Event | Metrics]:
+    """Compile the losses for what the replay now holds."""
+    yield Event.COMPILING
+    yield Metrics({"charts/compile_seconds": run.compile()}, clock=True)
+    yield Event.TRAINING
 
 
 def freezing(run: Run) -> Iterator[Event | Metrics]:
@@ -76,7 +82,6 @@ def freezing(run: Run) -> Iterator[Event | Metrics]:
     run.freeze()
     yield Metrics({"seer/freeze_step": run.step})
     yield Metrics({"seer/freeze_seconds": run.freeze_seconds}, clock=True)
-    yield from compiling(run)
     yield Event.TRAINING
 
 
@@ -85,6 +90,7 @@ def evaluating(run: Run) -> Iterator[Event | Metrics]:
     done = run.evaluations[-1][0] if run.evaluations else 0
     if run.step == done or not (run.passed(run.config.eval.every) or run.ends):
         return
+    yield from playing_at_random(run)
     yield Event.EVALUATING
     run.require_finite_weights()
     scores = run.evaluate()

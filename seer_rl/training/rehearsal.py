@@ -45,7 +45,7 @@ class Needs:
 
     replay: int  # its replay; where the settings say "auto", one that holds every step
     beside: int  # everything else
-    most: int = 0  # of what the rehearsal and this process held together
+    most: int  # of what the rehearsal and the process that waited for it may have held together
 
 
 def nothing(run_dir: Path) -> None:
@@ -181,7 +181,7 @@ def rehearsed(config: TrainConfig, limit: int, finish: Callable[[Path], None] = 
             with contextlib.suppress(ProcessLookupError):  # its environment's process, and a compiler's
                 os.killpg(process.pid, signal.SIGKILL)
     if isinstance(answer, Needs):
-        return replace(answer, most=most)
+        return replace(answer, most=max(most, answer.most))
     if answer is None:
         code = process.exitcode
         why = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
@@ -263,7 +263,8 @@ def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None
         with contextlib.suppress(ImportError):
             finish(run.run_dir)
         held = sum(most_held(pid) for pid in run.pids())
-    return Needs(whole, held - run.replay.nbytes)
+    # Together with the parent, whose looks may have missed the moment at which most was held.
+    return Needs(whole, held - run.replay.nbytes, held + private(os.getppid()))
 
 
 @contextlib.contextmanager
@@ -325,9 +326,19 @@ class Scale:
 
 def proportional(pid: int) -> int:
     """Return the bytes that a process holds, with its part of what several hold together; 0 once it is gone."""
+    return _mapped(pid, "Pss")
+
+
+def private(pid: int) -> int:
+    """Return the bytes that a process holds and no other; 0 once it is gone."""
+    return _mapped(pid, "Private_Clean", "Private_Dirty")
+
+
+def _mapped(pid: int, *kinds: str) -> int:
+    """Return the bytes of these kinds that a process holds; where the system does not tell them apart, of all kinds."""
     try:
-        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8"), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8")
+        return sum(int(n) * 1024 for kind in kinds for n in re.findall(rf"^{kind}:\s+(\d+) kB", text, re.MULTILINE))
     except OSError:
         return _resident(pid)
 

@@ -68,6 +68,7 @@ class Run:
         self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)
         self.costs = build.costs(self.agent, self.eval_env, config)
         self.compiles = config.compile and compile_losses(self.agent)
+        self.compiled_for: bool | None = None  # whether for embeddings; None as long as for nothing
         build.require_batch(config, self.replay.capacity, frames_in(self.eval_env), self.costs.batch_size[False])
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
             z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
@@ -212,8 +213,7 @@ class Run:
         actions = self.agent.act(self._observed())
         self.env.step_async(dict(enumerate(chosen(actions))))
         for step in range(self.step - self.num_envs + 1, self.step + 1):
-            if step >= self.config.agent.learning_starts and step % self.config.agent.update_every == 0:
-                self._learn()
+            self._learn(step)
         answers = self.env.step_wait()
         steps = {lane: answer for lane, answer in answers.items() if not isinstance(answer, EnvironmentFailed)}
         games = self._store(actions, steps) if steps else []
@@ -221,9 +221,15 @@ class Run:
             self._restart(lane, answers[lane])
         return games
 
-    def _learn(self) -> None:
-        """Make the updates of an agent step at which some are due, once there is a batch to learn from."""
-        if len(self.replay) >= self.batch_size:
+    def _learns(self, step: int) -> bool:
+        """Tell whether updates are due at agent step `step`, and there is a batch to learn from."""
+        agent = self.config.agent
+        due = step >= agent.learning_starts and step % agent.update_every == 0
+        return due and len(self.replay) >= self.batch_size
+
+    def _learn(self, step: int) -> None:
+        """Make the updates of agent step `step`, if any are due."""
+        if self._learns(step):
             if self.account.phase.name == "fill":
                 self.account.enter("embeddings" if self.frozen else "images", self.frozen)
             for _ in range(self.config.seer.replay_ratio if self.frozen else 1):
@@ -256,9 +262,16 @@ class Run:
         self.losses |= metrics  # some are not of every update
         self.account.count(self.costs.update(self.frozen))
 
+    @property
+    def compiles_now(self) -> bool:
+        """Tell whether the losses are to be compiled now: before the first update on images, and on embeddings."""
+        if not self.compiles or self.compiled_for is self.frozen:
+            return False
+        return any(self._learns(step) for step in range(self.step + 1, self.step + self.num_envs + 1))
+
     def compile(self) -> float:
         """Compile the losses for what the replay now holds; return the seconds. The run goes on without where that fails."""
-        started = time.perf_counter()
+        started, self.compiled_for = time.perf_counter(), self.frozen
         try:
             rehearse_losses(self.agent, each(lambda x: x[:1], self._observed()), self.batch_size)
         except KeyboardInterrupt:  # how to stop a compiler
@@ -271,11 +284,16 @@ class Run:
             warnings.warn(f"compiling the update failed ({why}): the run goes on without, more slowly", stacklevel=2)
         return time.perf_counter() - started
 
+    @property
+    def measures(self) -> bool:
+        """Tell whether what an automatic freeze depends on is to be measured now."""
+        when, learning = self.when, self.account.phase.name == "images"
+        return isinstance(when, WhenConverged) and learning and when.measures(self.step)
+
     def measure_convergence(self) -> dict[str, float]:
-        """Measure what an automatic freeze depends on, where that is due; return the signals."""
+        """Measure what an automatic freeze depends on; return the signals."""
         when = self.when
-        if not isinstance(when, WhenConverged) or self.account.phase.name != "images" or not when.measures(self.step):
-            return {}
+        assert isinstance(when, WhenConverged)
         scored = progress(self.scores, self.random_scores)
         signals = asdict(when.monitor.measure(self.agent, self.replay, self.step, scored))
         self.account.count(self.costs.freeze(ENCODED // self.costs.copies))

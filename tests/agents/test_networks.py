@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from seer_rl.agents.networks import DuelingC51, NoisyLinear, draw_noise, encoder, output_shape
+from seer_rl.agents.networks import DuelingC51, NoisyLinear, clipped_step, draw_noise, encoder, output_shape
 
 
 def test_noisy_linear_is_its_equation() -> None:
@@ -76,3 +77,28 @@ def test_encoders_refuse_what_they_cannot_do() -> None:
         encoder("data-efficient", (4, 84, 84), 0)
     with pytest.raises(ValueError, match="too small"):
         encoder("canonical", (4, 20, 20))
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_a_clipped_step_is_adams_on_scaled_gradients(limit: float) -> None:
+    """Against Adam (Kingma & Ba, 2015, algorithm 1), written out in float64, of gradients that were scaled down before."""
+    rng = np.random.default_rng(0)
+    weights = [
+        torch.nn.Parameter(torch.from_numpy(rng.normal(size=shape).astype(np.float32))) for shape in ((7, 5), (9,), (3,))
+    ]
+    optimizer = torch.optim.Adam(weights, 1e-2, eps=1.5e-4, fused=True)
+    expected = [w.detach().double() for w in weights]
+    first, second = ([torch.zeros_like(w) for w in expected] for _ in range(2))
+    for step in range(1, 4):
+        gradients = [torch.from_numpy(rng.normal(size=w.shape)) for w in weights[:2]]  # the third gets none
+        for w, gradient in zip(weights, gradients, strict=False):
+            w.grad = gradient.float()
+        norm = sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5
+        assert float(clipped_step(optimizer, limit)) == pytest.approx(norm)
+        for x, m, v, gradient in zip(expected, first, second, gradients, strict=False):
+            scaled = gradient * min(1.0, limit / norm)
+            m += 0.1 * (scaled - m)
+            v += 0.001 * (scaled.square() - v)
+            x -= 1e-2 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1.5e-4)
+    for w, e in zip(weights, expected, strict=True):
+        assert torch.allclose(w.detach().double(), e, atol=2e-6)

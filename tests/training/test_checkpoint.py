@@ -347,22 +347,24 @@ def test_a_checkpoint_with_code_in_it_runs_none(stopped: Path, tmp_path: Path, m
     assert not (tmp_path / "hacked").exists()
 
 
-def test_a_stop_before_the_first_step_leaves_a_run_that_begins_again(tmp_path: Path) -> None:
-    """In the random player's games there is no environment to save yet."""
-    run = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run"))
+def test_a_stop_in_the_random_players_games_loses_nothing(tmp_path: Path) -> None:
+    """They are played where they are first needed, at the first evaluation, and again after the stop."""
+    config = dataclasses.replace(ATARI, checkpoint_every=1000)
+    whole, stopped = (Run(dataclasses.replace(config, run_dir=tmp_path / name)) for name in ("whole", "stopped"))
+    loop.train(whole)
 
     def stop(run: Run, event: Event | Metrics) -> None:
         run.stopping = event is Event.RANDOM_GAMES
 
     with pytest.raises(Stopped):
-        loop.train(run, stop)
-    assert run.saved is None
-    assert checkpoint.newest(tmp_path / "run") is None
-    said: list[str] = []
-    again = loop.resume(tmp_path / "run", said.append)
-    again.close()
-    assert again.step == 0
-    assert said == [f"{tmp_path / 'run'} has no checkpoint yet: it begins again"]
+        loop.train(stopped, stop)
+    assert not stopped.random_scores
+    assert stopped.saved == stopped.step == min(config.eval.every, config.steps)
+    again = loop.resume(tmp_path / "stopped", print)
+    loop.train(again)
+    assert again.random_scores == whole.random_scores
+    both = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "stopped")]
+    assert both[0] == both[1]
 
 
 def test_a_stop_in_the_freeze_goes_back_to_the_step_before_it(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_what_the_rehearsal_itself_took_is_in_the_promise(monkeypatch: pytest.Mo
 
 
 def test_an_automatic_replay_is_the_largest_that_fits_but_no_larger_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "rehearsed", lambda *_: Needs(40_000_000, 500_000_000))
+    monkeypatch.setattr(rehearsal, "rehearsed", lambda *_: Needs(40_000_000, 500_000_000, 510_000_000))
     automatic = replace(CONFIG, replay=ReplayConfig(memory="auto"))
     assert rehearsal.settle(replace(automatic, memory_limit=512_345_678), print).replay.memory == 12_345_678
     assert rehearsal.settle(replace(automatic, memory_limit=10**10), print).replay.memory == 40_000_000
