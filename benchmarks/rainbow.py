@@ -1,9 +1,10 @@
-"""An agent step of Rainbow (or DQN) before and after the freeze, by pieces and end to end, against what the machine can do.
+"""An agent step of Rainbow (or another) before and after the freeze, by pieces and end to end, against what the machine can do.
 
     python -m benchmarks.rainbow                                        # Alien, one thread, as `seer train` runs it
     python -m benchmarks.rainbow --threads 2
     python -m benchmarks.rainbow --threads 2 --num-envs 1 8            # one environment beside eight at once
     python -m benchmarks.rainbow --precision bfloat16                  # with products in bfloat16
+    python -m benchmarks.rainbow --env dmc/cartpole-swingup --agent curl --precision bfloat16  # with the renderer beside it
     python -m benchmarks.rainbow --device cuda                         # every piece waits for the GPU, so no two overlap
     python -m benchmarks.rainbow --agent dqn --peer                     # beside Stable-Baselines3's DQN (pip install it first)
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import psutil
 import torch
 import tyro
@@ -35,7 +37,7 @@ from seer_rl.training.play import chosen
 from seer_rl.training.presets import configure
 from seer_rl.training.run import Run
 
-ROUNDS, FILL = 12, 2_000
+ROUNDS, FILL = 12, 500
 
 
 @dataclass
@@ -85,7 +87,7 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
     run.begin()
     assert run.env
     for _ in range(FILL // run.num_envs):
-        actions = torch.tensor([run.eval_env.action_space.sample() for _ in range(run.num_envs)])
+        actions = torch.from_numpy(np.array([run.eval_env.action_space.sample() for _ in range(run.num_envs)]))
         run.env.step_async(dict(enumerate(chosen(actions))))
         run._store(actions, run.env.step_wait())
     if frozen:
@@ -123,7 +125,7 @@ def peer_rate(name: str, batch_size: int, device: torch.device, steps: int = 1_5
 
 def main(
     env: str = "atari/alien",
-    agent: Literal["rainbow", "dqn"] = "rainbow",
+    agent: Literal["rainbow", "dqn", "sac", "rad", "curl", "drqv2"] = "rainbow",
     threads: int = 1,
     precision: Literal["float32", "bfloat16"] = "float32",
     compile: bool = True,
@@ -135,7 +137,7 @@ def main(
 
     Args:
         env: Whose game.
-        agent: Whose update; DQN's is here made at every step, like Rainbow's.
+        agent: Whose update; it is here made at every step, like Rainbow's.
         threads: CPU threads.
         precision: Of the products.
         compile: Compile the losses.
@@ -160,9 +162,10 @@ def main(
         n: [prepare(replace(config, environment=replace(config.environment, num_envs=n)), frozen) for frozen in (False, True)]
         for n in num_envs
     }
+    counts = (4, 20) if several[num_envs[0]][0].run.agent.continuous else (40, 100)  # steps in a turn: on images, on embeddings
     for turn in range(ROUNDS):
         for n, sides in several.items():
-            for side, count in zip(sides, (40, 100), strict=True):
+            for side, count in zip(sides, counts, strict=True):
                 for _ in range(-(-count // n)):
                     side.step()
                 if turn == 0:
@@ -213,7 +216,8 @@ def tell(console: Console, title: str, sides: list[Side], rate: float, bandwidth
     speeds = [1e3 / statistics.fmean(side.times["whole step"]) for side in sides]
     row("steps/s, end to end", speeds, "{:,.0f}", more_is_better=True)
     row("bytes per step", [side.run.replay.bytes_per_step for side in sides], "{:,.0f}")
-    row("seconds to compile", [side.compiling for side in sides])
+    if all(side.compiling for side in sides):
+        row("seconds to compile", [side.compiling for side in sides])
     console.print(table)
     return speeds
 

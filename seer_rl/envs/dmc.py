@@ -200,7 +200,9 @@ def _suite() -> Any:
                 raise ModuleNotFoundError("mujoco")
             # Render in the calling thread: a thread of the renderer's own is gone before the renderers are, when Python ends.
             offloading = os.environ.get("DISABLE_RENDER_THREAD_OFFLOADING", "1")
-            with _environment(MUJOCO_GL=renderer(), DISABLE_RENDER_THREAD_OFFLOADING=offloading):
+            # Mesa's threads gain little on images as small as these, and take the cores on which the agent learns.
+            threads = os.environ.get("LP_NUM_THREADS", "0")
+            with _environment(MUJOCO_GL=renderer(), DISABLE_RENDER_THREAD_OFFLOADING=offloading, LP_NUM_THREADS=threads):
                 return importlib.import_module("dm_control.suite")
         return importlib.import_module("dm_control.suite")
     except ModuleNotFoundError as error:

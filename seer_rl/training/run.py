@@ -67,7 +67,7 @@ class Run:
             build.receive(self.agent, config.transfer)
         self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)
         self.costs = build.costs(self.agent, self.eval_env, config)
-        self.compiles = config.compile and compile_losses(self.agent)
+        self.compiles = config.compile and self.agent.compiled is not None
         self.compiled_for: bool | None = None  # whether for embeddings; None as long as for nothing
         build.require_batch(config, self.replay.capacity, frames_in(self.eval_env), self.costs.batch_size[False])
         if config.seer.freeze_step is not None:  # too little memory for embeddings: say so now, not at T_f
@@ -271,8 +271,10 @@ class Run:
 
     def compile(self) -> float:
         """Compile the losses for what the replay now holds; return the seconds. The run goes on without where that fails."""
-        started, self.compiled_for = time.perf_counter(), self.frozen
+        started, first, self.compiled_for = time.perf_counter(), self.compiled_for is None, self.frozen
         try:
+            if first:  # not before: PyTorch loads its compiler for a second or more
+                compile_losses(self.agent)
             rehearse_losses(self.agent, each(lambda x: x[:1], self._observed()), self.batch_size)
         except KeyboardInterrupt:  # how to stop a compiler
             self.check_stop()

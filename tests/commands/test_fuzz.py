@@ -74,7 +74,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Run]:
         run.close()
 
     monkeypatch.setattr("seer_rl.commands.drive.drive", drive)
-    monkeypatch.setattr("seer_rl.training.rehearsal.rehearsed", lambda *_: Needs(replay=10_000_000, beside=500_000_000, most=510_000_000))
+    monkeypatch.setattr("seer_rl.training.rehearsal.rehearsed", lambda *_: Needs(10_000_000, 500_000_000, 510_000_000))
     monkeypatch.chdir(tmp_path)
     return built
 
