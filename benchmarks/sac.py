@@ -46,7 +46,7 @@ def peer_updates(
     from stable_baselines3 import SAC
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-    class Extractor(BaseFeaturesExtractor):  # type: ignore[misc]  # untyped where it is not installed
+    class Extractor(BaseFeaturesExtractor):
         def __init__(self, space: gym.spaces.Box) -> None:
             super().__init__(space, embedding)
             size = min(crop, space.shape[-1])

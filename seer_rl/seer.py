@@ -5,6 +5,7 @@ for SEER was LeVER. Nothing else in the library knows when the freeze happens: a
 `lower` module and takes anything else as an embedding, so one update trains on images before and on embeddings after.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lam
     def embeddings(obs: Obs, current: bool) -> tuple[Obs, Obs]:
         if not current:
             check_stop()
-        device = next(agent.lower.parameters()).device
+        device = next(itertools.chain(agent.lower.parameters(), agent.lower.buffers())).device
         images = views(agent, each(lambda x: x.to(device), obs), copies, current)
         z = agent.lower(each(lambda *some: torch.cat(some), *images))  # all images in one pass
         made = each(lambda x: x.view(len(images), -1, *x.shape[1:]).transpose(0, 1), z)  # [B, views, ...]

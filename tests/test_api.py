@@ -96,7 +96,7 @@ def test_importing_leaves_the_process_alone() -> None:
     assert "seer_rl.commands.train" in modules
     program = f"""
 import importlib, os, signal, sys
-import numpy, torch
+import numpy, torch, stable_baselines3  # what others change when they are imported is theirs
 def state():
     return (
         torch.get_rng_state().tolist(), torch.initial_seed(), numpy.random.get_state()[1].tolist(),

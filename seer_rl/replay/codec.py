@@ -8,6 +8,7 @@ comes back with an error of at most step / 2. Where no example was negative, 0 c
 import math
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 Dtype = Literal["float32", "float16", "uint8", "uint4"]
@@ -112,7 +113,7 @@ class Codec:
     def from_state(cls, state: dict[str, Any]) -> "Codec":
         """Make a codec from what `get_state` returned."""
         dtype = state["kind"]
-        grid = (torch.tensor(state["low"]), torch.tensor(state["step"])) if dtype in BITS else None
+        grid = (torch.tensor(np.asarray(state["low"])), torch.tensor(np.asarray(state["step"]))) if dtype in BITS else None
         codec = cls(dtype, tuple(state["shape"]), grid)
         codec.written, codec.clipped = state["written"], state["clipped"]
         return codec

@@ -1,0 +1,282 @@
+"""SEER in Stable-Baselines3: what must hold before, at and after the freeze, with the library's own algorithms."""
+
+import itertools
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
+from torch.nn import functional as F
+
+from examples.robot import Arm
+from seer_rl import envs
+from seer_rl.envs.dmc import ControlConfig
+from seer_rl.integrations.sb3 import Seer, SeerBuffer, SeerExtractor
+
+SMALL = {"sac": {"net_arch": [16, 16]}, "td3": {"net_arch": [16, 16]}, "dqn": {}, "dict": {"net_arch": [16, 16]}}
+ALGORITHMS: dict[str, Any] = {"dqn": DQN, "sac": SAC, "td3": TD3, "dict": SAC}
+
+
+def env(kind: str) -> gym.Env[Any, Any]:
+    """A real environment: a game, or a task that is drawn; episodes are short, and end by a time limit."""
+    if kind == "dqn":
+        return gym.wrappers.TimeLimit(envs.make("atari/pong", training=True), 25)
+    if kind == "dict":
+        return gym.wrappers.TimeLimit(Arm(), 20)
+    return gym.wrappers.TimeLimit(envs.make("dmc/cartpole-swingup", training=True, settings=ControlConfig(size=40)), 20)
+
+
+def vector(kind: str, count: int = 1) -> VecEnv:
+    """Several at once, as the library wraps them itself."""
+    several = VecMonitor(DummyVecEnv([lambda: env(kind)] * count))
+    return VecTransposeImage(several) if kind == "dict" else several
+
+
+def made(kind: str, seer: Seer, count: int = 1, **settings: Any) -> Any:
+    """A model with small heads."""
+    given: dict[str, Any] = {"replay_buffer_class": SeerBuffer, "policy_kwargs": seer.policy_kwargs(**SMALL[kind])}
+    given |= {"buffer_size": 400, "learning_starts": 20, "batch_size": 8, "train_freq": 1, "seed": 1} | settings
+    policy = "MultiInputPolicy" if kind == "dict" else "CnnPolicy"
+    return ALGORITHMS[kind](policy, vector(kind, count), **given)
+
+
+def extractors(model: Any) -> dict[str, SeerExtractor]:
+    """All extractors of a model, online and target, by the name of their network."""
+    names = ("q_net", "q_net_target", "actor", "critic", "actor_target", "critic_target")
+    networks: dict[str, Any] = {name: getattr(model.policy, name, None) for name in names}
+    return {name: network.features_extractor for name, network in networks.items() if network is not None}
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """Everything below the seam."""
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, extractor in extractors(model).items()
+        for key, tensor in extractor.state_dict().items()
+        if ".cnn." in key
+    }
+
+
+class Both(SeerBuffer):
+    """Gives every step to the library's own buffer, too."""
+
+    theirs: ReplayBuffer
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
+        if not hasattr(self, "theirs"):
+            kind: Any = DictReplayBuffer if isinstance(self.observation_space, gym.spaces.Dict) else ReplayBuffer
+            self.theirs = kind(400, self.observation_space, self.action_space, n_envs=self.n_envs)
+        self.theirs.add(obs, next_obs, action, reward, done, infos)
+        super().add(obs, next_obs, action, reward, done, infos)
+
+
+def transitions(sample: Any) -> list[tuple[bytes, ...]]:
+    """Each transition of a batch: observation, action, reward, done, next observation (none where done)."""
+
+    def flat(obs: Any) -> list[bytes]:
+        parts = [obs] if isinstance(obs, torch.Tensor) else [obs[key].flatten(1).float() for key in sorted(obs)]
+        return [b"".join(part[i].numpy().tobytes() for part in parts) for i in range(len(parts[0]))]
+
+    rest = [x.float().numpy() for x in (sample.actions, sample.rewards, sample.dones)]
+    rows = zip(flat(sample.observations), flat(sample.next_observations), *rest, strict=True)
+    return [(o, a.tobytes(), r.tobytes(), d.tobytes(), b"" if d else n) for o, n, a, r, d in rows]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("dqn", 1), ("dqn", 8), ("sac", 2), ("dict", 2)])
+def test_transitions_are_those_of_the_librarys_own_buffer(kind: str, count: int) -> None:
+    """Terminal observations, time limits and several environments included; every transition is drawn sooner or later."""
+    model = made(kind, Seer(50), count, replay_buffer_class=Both, learning_starts=10**6)
+    model.learn(12 * 8 if count == 8 else 60)
+    theirs, steps = model.replay_buffer.theirs, 12 if count == 8 else 60 // count
+    inds, lanes = (np.array(x) for x in zip(*itertools.product(range(steps), range(count)), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "randint", lambda *_, **__: lanes)
+        expected = transitions(theirs._get_samples(inds))
+    drawn = {row for _ in range(20) for row in transitions(model.replay_buffer.sample(256))}
+    assert drawn <= set(expected)
+    # The newest step of a lane lacks what follows; all others are there.
+    assert len(set(expected)) - len(drawn) <= count
+    assert model.replay_buffer.size() >= len(expected) - count
+
+
+def loss(model: Any, batch: Any) -> torch.Tensor:
+    """The critics' loss of the library's `train`, without a random number: actions are means."""
+    policy = model.policy
+    with torch.no_grad():
+        if isinstance(model, DQN):
+            after = policy.q_net_target(batch.next_observations).amax(1, keepdim=True)
+        else:
+            actor = getattr(policy, "actor_target", policy.actor)
+            if isinstance(model, SAC):
+                action = actor(batch.next_observations, deterministic=True)
+            else:
+                action = actor(batch.next_observations)
+            after = torch.cat(policy.critic_target(batch.next_observations, action), 1).amin(1, keepdim=True)
+        target = batch.rewards + (1 - batch.dones) * model.gamma * after
+    if isinstance(model, DQN):
+        return F.smooth_l1_loss(policy.q_net(batch.observations).gather(1, batch.actions.long()), target)
+    both = [F.mse_loss(q, target) for q in policy.critic(batch.observations, batch.actions)]
+    total: torch.Tensor = sum(both[1:], both[0])
+    if isinstance(model, SAC):  # and the actor's
+        action = policy.actor(batch.observations, deterministic=True)
+        total = total - torch.cat(policy.critic(batch.observations, action), 1).amin(1).mean()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["dqn", "sac", "td3", "dict"])
+def test_losses_on_embeddings_are_losses_on_images_and_nothing_below_moves(kind: str) -> None:
+    """Contract (a), (b), (c): the same rows, as images and as float32 embeddings; then a hundred updates."""
+    seer = Seer(40)
+    model = made(kind, seer, tau=0.3)
+    model.learn(39)
+    for online, target in (("q_net", "q_net_target"), ("actor", "actor_target"), ("critic", "critic_target")):
+        found: dict[str, Any] = extractors(model)
+        if online in found and target in found:  # as the freeze will do
+            for key, one in found[online].images.items():
+                found[target].images[key].cnn.load_state_dict(one.cnn.state_dict())
+    state = model.replay_buffer.replay.rng.bit_generator.state
+    before = loss(model, model.replay_buffer.sample(32)).item()
+    seer.init_callback(model)
+    model.num_timesteps = 40
+    assert seer.on_step()
+    assert model.replay_buffer.frozen
+    model.replay_buffer.replay.rng.bit_generator.state = state
+    batch = model.replay_buffer.sample(32)
+    assert loss(model, batch).item() == pytest.approx(before, abs=1e-5)
+    frozen = weights(model)
+    for name, target in (("q_net", "q_net_target"), ("critic", "critic_target"), ("actor", "actor_target")):
+        ours = {key.removeprefix(f"{name}."): x for key, x in frozen.items() if key.startswith(f"{name}.")}
+        theirs = {key.removeprefix(f"{target}."): x for key, x in frozen.items() if key.startswith(f"{target}.")}
+        assert not theirs or all(torch.equal(ours[key], x) for key, x in theirs.items())
+    heads = {name: x.clone() for name, x in model.policy.named_parameters()}
+    model.train(gradient_steps=100, batch_size=8)
+    assert all(torch.equal(x, frozen[name]) for name, x in weights(model).items())
+    assert any(not torch.equal(x, heads[name]) for name, x in model.policy.named_parameters())
+    assert not any(".cnn." in name for name, _ in model.policy.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "dtype"), [("dqn", 1, "uint8"), ("dqn", 8, "uint4"), ("sac", 2, "uint8"), ("dict", 1, "float32")]
+)
+def test_a_run_freezes_is_saved_and_goes_on(kind: str, count: int, dtype: Any, tmp_path: Path) -> None:
+    """Contract (d), (e), (g), (i): with an evaluation on images before and after."""
+    seer = Seer(40, dtype)
+    memory = 40 * 60_000
+    model = made(kind, seer, count, replay_buffer_kwargs={"memory": memory})
+    evaluation = EvalCallback(vector(kind), eval_freq=max(1, 30 // count), n_eval_episodes=1, verbose=0)
+    model.learn(88, callback=[seer, evaluation])
+    replay = model.replay_buffer.replay
+    assert seer.frozen_at == 40
+    assert np.isfinite(evaluation.last_mean_reward)
+    assert replay.memory <= memory
+    assert seer.report["bytes_after"] == replay.bytes_per_step
+    model.save(tmp_path / "policy")
+    model.save_replay_buffer(tmp_path / "replay")
+    again = type(model).load(tmp_path / "policy", env=vector(kind, count))
+    again.load_replay_buffer(tmp_path / "replay")
+    mine, theirs = model.replay_buffer.sample(16), again.replay_buffer.sample(16)
+    for one, other in zip(mine, theirs, strict=True):
+        for key in one if isinstance(one, dict) else [None]:
+            assert one is None or torch.equal(one[key] if key else one, other[key] if key else other)
+    obs = model.get_env().reset()
+    action, _ = model.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(action, again.predict(obs, deterministic=True)[0])
+    frozen = weights(again)
+    again.learn(30, callback=Seer(40, dtype), reset_num_timesteps=False)
+    assert again.num_timesteps >= 118
+    assert all(torch.equal(x, frozen[name]) for name, x in weights(again).items())
+    if kind != "dqn" or count > 1:
+        return
+    np.save(tmp_path / "obs.npy", obs)
+    code = "import sys, numpy as np; from stable_baselines3 import DQN; from pathlib import Path; d = Path(sys.argv[1]);"
+    code += "print(*DQN.load(d / 'policy').predict(np.load(d / 'obs.npy'), deterministic=True)[0])"
+    alone = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert alone.stdout.split() == [str(a) for a in action]
+
+
+def test_a_loaded_buffer_that_is_frozen_asks_for_its_encoder(tmp_path: Path) -> None:
+    model = made("dqn", seer := Seer(40))
+    model.learn(60, callback=seer)
+    model.save_replay_buffer(tmp_path / "replay")
+    model.load_replay_buffer(tmp_path / "replay")
+    with pytest.raises(RuntimeError, match="callback=seer"):
+        model.learn(10, reset_num_timesteps=False)
+
+
+def test_returns_of_n_steps_and_frame_stacks() -> None:
+    """With the library's own stacking, and three rewards summed: against the definition, on all transitions that are drawn."""
+    stacked = VecTransposeImage(VecFrameStack(DummyVecEnv([lambda: gym.wrappers.TimeLimit(_frames(), 25)]), 4))
+    seer = Seer(40)
+    kwargs = {"n_steps": 3, "gamma": 0.9}
+    model: Any = DQN("CnnPolicy", stacked, 400, gamma=0.9, learning_starts=20, batch_size=8, buffer_size=200, seed=0,
+                replay_buffer_class=SeerBuffer, replay_buffer_kwargs=kwargs, policy_kwargs=seer.policy_kwargs())  # fmt: skip
+    model.learn(60, callback=seer)
+    batch = model.replay_buffer.sample(64)
+    assert set(batch.discounts.flatten().tolist()) <= {0.0, *(float(np.float32(0.9**m)) for m in (1, 2, 3))}
+
+
+def _frames() -> gym.Env[Any, Any]:
+    """Pong without our own stack: one picture [84, 84, 1] a step."""
+    import ale_py
+
+    gym.register_envs(ale_py)
+    return gym.wrappers.AtariPreprocessing(gym.make("ALE/Pong-v5", frameskip=1), grayscale_newaxis=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Seer("auto"), "freeze is a timestep, not 'auto'"),  # type: ignore[arg-type]
+        (lambda: made("dqn", Seer(5)).learn(60, callback=Seer(5)), "would never have been trained"),
+        (lambda: made("dqn", Seer(500)).learn(60, callback=Seer(500)), "it would never come"),
+        (lambda: made("dqn", Seer(40), replay_buffer_class=ReplayBuffer).learn(60, callback=Seer(40)), "replay_buffer_class"),
+        (lambda: made("dqn", Seer(40), policy_kwargs={}).learn(60, callback=Seer(40)), r"policy_kwargs=seer.policy_kwargs\(\)"),
+        (lambda: made("dqn", Seer(40), replay_buffer_kwargs={"memory": 30_000}), "a replay of 30,000 bytes holds"),
+        (lambda: PPO("CnnPolicy", vector("dqn"), n_steps=8, batch_size=8).learn(8, callback=Seer(40)), "not those of PPO"),
+        (lambda: SAC("MlpPolicy", gym.make("Pendulum-v1"), replay_buffer_class=SeerBuffer), "images of uint8"),
+        (lambda: _normalized().learn(60, callback=Seer(40)), "norm_obs=False"),
+    ],
+)
+def test_what_cannot_be_done_right_is_refused_in_a_sentence(build: Callable[[], Any], says: str) -> None:
+    with pytest.raises((ValueError, AssertionError), match=says):
+        build()
+
+
+def _normalized() -> Any:
+    seer = Seer(40)
+    return DQN("CnnPolicy", VecNormalize(vector("dqn"), norm_obs=True), replay_buffer_class=SeerBuffer, buffer_size=200,
+               policy_kwargs=seer.policy_kwargs())  # fmt: skip
+
+
+def test_a_shared_extractor_is_told_what_trains_it() -> None:
+    seer = Seer(40)
+    model = made("sac", seer, policy_kwargs=seer.policy_kwargs(net_arch=[8], share_features_extractor=True))
+    with pytest.warns(UserWarning, match="one loss only"):
+        model.learn(60, callback=seer)
+    length = extractors(model)["actor"].images["image"].linear[0].in_features  # type: ignore[union-attr,index]
+    assert model.replay_buffer.sample(4).observations.shape == (4, length)
+
+
+def test_rewards_are_normalized_as_the_library_does() -> None:
+    seer = Seer(40)
+    normalized = VecNormalize(vector("dqn"), norm_obs=False)
+    model: Any = DQN("CnnPolicy", normalized, replay_buffer_class=SeerBuffer, buffer_size=200, learning_starts=20, batch_size=8,
+                policy_kwargs=seer.policy_kwargs(), seed=0)  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(60, callback=seer)
+    state = model.replay_buffer.replay.rng.bit_generator.state
+    plain = model.replay_buffer.sample(32)
+    model.replay_buffer.replay.rng.bit_generator.state = state
+    scaled = model.replay_buffer.sample(32, env=normalized)
+    np.testing.assert_array_equal(scaled.rewards.numpy(), normalized.normalize_reward(plain.rewards.numpy()))
