@@ -1,5 +1,6 @@
 """SEER in Stable-Baselines3: what must hold before, at and after the freeze, with the library's own algorithms."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from examples.robot import Arm
 from seer_rl import envs
 from seer_rl.envs.dmc import ControlConfig
 from seer_rl.integrations.sb3 import Seer, SeerBuffer, SeerExtractor
+from seer_rl.seer import WhenConverged
 
 SMALL = {"sac": {"net_arch": [16, 16]}, "td3": {"net_arch": [16, 16]}, "dqn": {}, "dict": {"net_arch": [16, 16]}}
 ALGORITHMS: dict[str, Any] = {"dqn": DQN, "sac": SAC, "td3": TD3, "dict": SAC}
@@ -147,6 +149,8 @@ def test_losses_on_embeddings_are_losses_on_images_and_nothing_below_moves(kind:
     state = model.replay_buffer.replay.rng.bit_generator.state
     before = loss(model, model.replay_buffer.sample(32)).item()
     seer.init_callback(model)
+    model._total_timesteps = 100
+    seer.on_training_start({}, {})
     model.num_timesteps = 40
     assert seer.on_step()
     assert model.replay_buffer.frozen
@@ -236,7 +240,8 @@ def _frames() -> gym.Env[Any, Any]:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Seer("auto"), "freeze is a timestep, not 'auto'"),  # type: ignore[arg-type]
+        (lambda: Seer("soon"), "freeze is a timestep or 'auto', not 'soon'"),  # type: ignore[arg-type]
+        (lambda: Seer(40, "uint7"), "dtype is one of float32"),  # type: ignore[arg-type]
         (lambda: made("dqn", Seer(5)).learn(60, callback=Seer(5)), "would never have been trained"),
         (lambda: made("dqn", Seer(500)).learn(60, callback=Seer(500)), "it would never come"),
         (lambda: made("dqn", Seer(40), replay_buffer_class=ReplayBuffer).learn(60, callback=Seer(40)), "replay_buffer_class"),
@@ -280,3 +285,32 @@ def test_rewards_are_normalized_as_the_library_does() -> None:
     model.replay_buffer.replay.rng.bit_generator.state = state
     scaled = model.replay_buffer.sample(32, env=normalized)
     np.testing.assert_array_equal(scaled.rewards.numpy(), normalized.normalize_reward(plain.rewards.numpy()))
+
+
+@pytest.mark.parametrize("kind", ["dqn", "sac", "td3", "dict"])
+def test_an_automatic_freeze_measures_and_comes_at_the_latest(kind: str) -> None:
+    """On the library's networks: all signals are numbers, and the freeze comes in the end."""
+    seer = Seer("auto", latest=70)
+    model = made(kind, seer, learning_starts=30)
+    model.learn(90, callback=seer)
+    assert seer.frozen_at == 70
+    assert isinstance(seer.when, WhenConverged)
+    (signals,) = seer.when.monitor.history
+    assert signals.step == 70
+    assert all(np.isfinite(value) for value in dataclasses.asdict(signals).values())
+    assert 0 <= signals.cka <= 1 + 1e-6
+    assert len(seer.scores[True]) >= 1  # a random player's game ended before learning began
+
+
+def test_the_rule_is_the_one_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all signals say so twice in a row, the freeze comes before the latest."""
+    monkeypatch.setattr("seer_rl.seer.EVERY", 20)
+    monkeypatch.setattr("seer_rl.integrations.sb3.EARLIEST", 45)
+    monkeypatch.setattr("seer_rl.convergence.MIN_AGREEMENT", -10.0)
+    monkeypatch.setattr("seer_rl.convergence.MIN_PROGRESS", -1.0)
+    monkeypatch.setattr("seer_rl.convergence.MIN_CKA", 0.0)
+    monkeypatch.setattr("seer_rl.convergence.NOVELTY", (0.0, np.inf))
+    seer = Seer("auto", latest=110)
+    model = made("dqn", seer)
+    model.learn(130, callback=seer)
+    assert seer.frozen_at == 60  # at 40 it was too early

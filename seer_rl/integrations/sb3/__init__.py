@@ -1,0 +1,97 @@
+"""SEER in Stable-Baselines3: DQN, SAC, TD3 and QR-DQN from images, alone or in dictionaries, in any number of environments.
+
+    seer = Seer(freeze=50_000, dtype="uint8")
+    model = SAC("CnnPolicy", env, replay_buffer_class=SeerBuffer, policy_kwargs=seer.policy_kwargs())
+    model.learn(500_000, callback=seer)
+
+Images are stored once, not as an observation and again as the next one. At step 50,000 the convolutions stop training, and each
+stored image becomes what they make of it. What lies above them, the library's own linear layer first, goes on learning.
+"""
+
+import warnings
+from typing import Any, Literal, cast
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from seer_rl.convergence import GAMES, progress
+from seer_rl.integrations.sb3.buffer import SeerBuffer
+from seer_rl.integrations.sb3.networks import Seam, SeerExtractor
+from seer_rl.replay.codec import DTYPES, Dtype
+from seer_rl.seer import AtStep, WhenConverged, embedder, freeze
+
+__all__ = ["Seer", "SeerBuffer", "SeerExtractor"]
+
+EARLIEST = 10_000  # timesteps: no automatic freeze comes before
+
+
+class Seer(BaseCallback):
+    """Freezes a model's convolutions and its replay buffer. Give it to `model.learn` as a callback."""
+
+    def __init__(self, freeze: int | Literal["auto"], dtype: Dtype = "float32", latest: int | None = None) -> None:
+        """freeze: the timestep; or "auto": when signals of the training say that the convolutions have converged, and at
+        `latest` (None: half of the run) whatever they say. What a random player scores is taken from the games before
+        `learning_starts`. dtype: how embeddings are stored, see `seer_rl.replay.codec.Dtype`.
+        Raises ValueError for another `freeze` or `dtype`.
+        """
+        super().__init__()
+        if freeze != "auto" and not isinstance(freeze, int):
+            raise ValueError(f"freeze is a timestep or 'auto', not {freeze!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        self.freeze_step, self.dtype, self.latest = freeze, dtype, latest
+        self.when: AtStep | WhenConverged | None = None
+        self.first = 0  # the timestep at which learning begins: before it, games are a random player's
+        self.scores: dict[bool, list[float]] = {True: [], False: []}  # of games; True: the random player's
+        self.frozen_at: int | None = None
+        self.report: dict[str, float] = {}  # of the freeze: bytes of a step and steps that fit, before and after
+
+    def policy_kwargs(self, **others: Any) -> dict[str, Any]:
+        """Return the policy's settings that SEER needs, beside `others`."""
+        return {**others, "features_extractor_class": SeerExtractor, "normalize_images": False}
+
+    @property
+    def buffer(self) -> SeerBuffer:
+        """Return the model's replay buffer. Raises ValueError where it is another."""
+        buffer = getattr(self.model, "replay_buffer", None)
+        if not isinstance(buffer, SeerBuffer):
+            raise ValueError("the model needs SEER's replay buffer: make it with replay_buffer_class=SeerBuffer")
+        return buffer
+
+    def _init_callback(self) -> None:
+        """Refuse a model that cannot be frozen, and give a loaded buffer its encoder."""
+        self.seam, env = Seam(self.model), self.model.get_vec_normalize_env()
+        if env is not None and env.norm_obs:
+            raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")
+        if self.seam.shared:
+            warnings.warn("share_features_extractor=True trains the encoder by one loss only, in SAC the actor's", stacklevel=2)
+        if self.buffer.frozen:
+            self.buffer.embed.fn = embedder(self.seam, 1)
+
+    def _on_training_start(self) -> None:
+        """Refuse a freeze that cannot be meant."""
+        self.first, last = cast(Any, self.model).learning_starts, self.model._total_timesteps
+        step = (self.latest or last // 2) if self.freeze_step == "auto" else self.freeze_step
+        if not self.buffer.frozen and not self.seam.frozen and not self.first < step < last:
+            why = "the encoder would never have been trained" if step <= self.first else "it would never come"
+            raise ValueError(f"a freeze at {step} must lie between learning_starts={self.first} and the end, {last}: {why}")
+        self.when = AtStep(step)
+        if self.freeze_step == "auto" and not self.seam.frozen:
+            self.when = WhenConverged(cast(Any, self.seam), min(EARLIEST, step), step, self.model.n_envs)
+
+    def _on_step(self) -> bool:
+        """Freeze where that is due."""
+        step, replay = self.num_timesteps, self.buffer.replay
+        random = step <= self.first
+        self.scores[random] += [info["episode"]["r"] for info in self.locals.get("infos", ()) if "episode" in info]
+        if self.buffer.frozen or not self.buffer.size():
+            return True
+        if isinstance(self.when, WhenConverged) and not random and self.when.measures(step):
+            scored = progress(self.scores[False][-GAMES:], self.scores[True])
+            self.when.monitor.measure(cast(Any, self.seam), replay, step, scored)
+        if self.seam.frozen or (self.when is not None and self.when.due(step)):
+            self.report = {"bytes_before": replay.bytes_per_step, "steps_before": replay.capacity}
+            freeze(self.seam, replay, copies=1, dtype=self.dtype)
+            self.seam.fix()
+            self.frozen_at = step
+            self.report |= {"bytes_after": replay.bytes_per_step, "steps_after": replay.capacity}
+        return True
