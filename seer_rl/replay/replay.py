@@ -438,6 +438,11 @@ class Replay:
             codec.written = codec.clipped = 0  # count what comes after the rewrite only
         return sum(dropped)
 
+    @property
+    def rewritten(self) -> bool:
+        """Tell whether images have been replaced by a function's results."""
+        return self._rewriter is not None
+
     def _fitted(self, fn: Rewriter, dtype: Dtype, acted_on: Results, example: Results) -> dict[str, Codec]:
         """Make the codecs for results like `example` [N, copies, ...], from observations spread over the lanes."""
         some = {key: [z[0]] for key, z in example.items()}  # [copies, ...]

@@ -19,7 +19,6 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 from torch.nn import functional as F
 
-from examples.robot import Arm
 from seer_rl import envs
 from seer_rl.envs.dmc import ControlConfig
 from seer_rl.integrations.sb3 import Seer, SeerBuffer, SeerExtractor
@@ -29,13 +28,27 @@ SMALL = {"sac": {"net_arch": [16, 16]}, "td3": {"net_arch": [16, 16]}, "dqn": {}
 ALGORITHMS: dict[str, Any] = {"dqn": DQN, "sac": SAC, "td3": TD3, "dict": SAC}
 
 
+class Keyed(gym.ObservationWrapper[Any, Any, Any]):
+    """A task seen twice, once with its past and once cut to the middle, with two numbers beside."""
+
+    def __init__(self, task: gym.Env[Any, Any]) -> None:
+        super().__init__(task)
+        images = {"stack": (44, 44, 9), "middle": (36, 36, 3)}  # channels last: the library puts them first
+        spaces: dict[str, gym.Space[Any]] = {k: gym.spaces.Box(0, 255, s, np.uint8) for k, s in images.items()}
+        self.observation_space = gym.spaces.Dict({**spaces, "numbers": gym.spaces.Box(-np.inf, np.inf, (1, 2), np.float64)})
+
+    def observation(self, observation: Any) -> Any:
+        stack = observation.transpose(1, 2, 0)
+        middle = stack[4:40, 4:40, -3:]
+        return {"stack": stack, "middle": middle, "numbers": np.array([[middle.mean(), middle.std()]]) / 255}
+
+
 def env(kind: str) -> gym.Env[Any, Any]:
     """A real environment: a game, or a task that is drawn; episodes are short, and end by a time limit."""
     if kind == "dqn":
         return gym.wrappers.TimeLimit(envs.make("atari/pong", training=True), 25)
-    if kind == "dict":
-        return gym.wrappers.TimeLimit(Arm(), 20)
-    return gym.wrappers.TimeLimit(envs.make("dmc/cartpole-swingup", training=True, settings=ControlConfig(size=40)), 20)
+    task = envs.make("dmc/cartpole-swingup", training=True, settings=ControlConfig(size=44))
+    return gym.wrappers.TimeLimit(Keyed(task) if kind == "dict" else task, 20)
 
 
 def vector(kind: str, count: int = 1) -> VecEnv:

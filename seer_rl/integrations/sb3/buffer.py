@@ -52,7 +52,7 @@ class SeerBuffer(ReplayBuffer):
             "action_dtype": "int64" if discrete else "float32",
             "lanes": n_envs, "n_step": n_steps, "discount": gamma, "seed": int(torch.randint(2**31, ())), **size,
         }  # fmt: skip
-        self.replay = Replay(**self.settings, device=self.device)
+        self.replay = Replay(**self.settings)  # in the computer's own memory, as the library's: batches are moved
         self.buffer_size = self.replay.capacity // n_envs
         self.embed = _Later()
         self._last: dict[str, NDArray[Any]] | None = None  # the observations that followed the latest steps
@@ -60,7 +60,7 @@ class SeerBuffer(ReplayBuffer):
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
         """Store a step of every environment, as the library's own buffer does."""
-        before, after = _as_stored(obs), _as_stored(next_obs)
+        before, after = self._as_stored(obs), self._as_stored(next_obs)
         went_on = self._running.copy()
         if self._last is not None:  # an environment may have been reset in between: then its episode was cut
             went_on &= np.array(
@@ -73,6 +73,14 @@ class SeerBuffer(ReplayBuffer):
         shape = (self.n_envs, *self.settings["action_shape"])
         self.replay.add(np.asarray(action).reshape(shape), reward, ended & ~timeout, ended & timeout, _given(after, next_obs))
         self._last, self._running = {key: np.array(x) for key, x in after.items()}, ~ended
+
+    def _as_stored(self, obs: Any) -> dict[str, NDArray[Any]]:
+        """Return observations by key; boxes of numbers as vectors of float32, as the library's networks take them."""
+        given, sizes = (x if isinstance(x, dict) else {ONE: x} for x in (obs, self.settings["obs_shape"]))
+        return {
+            key: np.asarray(x) if len(sizes[key]) == 3 else np.asarray(x, np.float32).reshape(self.n_envs, *sizes[key])
+            for key, x in given.items()
+        }
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """Draw transitions: images, or after the freeze embeddings."""
@@ -92,7 +100,7 @@ class SeerBuffer(ReplayBuffer):
     @property
     def frozen(self) -> bool:
         """Tell whether embeddings are stored."""
-        return self.replay.get_state()["rewritten"] is not None
+        return self.replay.rewritten
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the encoder, for `model.save_replay_buffer`."""
@@ -104,7 +112,7 @@ class SeerBuffer(ReplayBuffer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Go on from what was saved; where it was frozen, `Seer` brings the encoder when learning goes on."""
         self.__dict__.update(state["rest"])
-        self.replay, self.embed = Replay(**self.settings, device=self.device), _Later()
+        self.replay, self.embed = Replay(**self.settings), _Later()
         fn = self.embed if state["replay"]["rewritten"] is not None else None
         self.replay.set_state(state["replay"], iter(state["segments"]), {k: iter(v) for k, v in state["books"].items()}, fn)
 
@@ -118,12 +126,6 @@ class _Later:
         if self.fn is None:
             raise RuntimeError("the loaded replay buffer is frozen: go on with model.learn(..., callback=seer)")
         return self.fn(obs, current)
-
-
-def _as_stored(obs: Any) -> dict[str, NDArray[Any]]:
-    """Return observations by key; what is no image as vectors of float32, which is what the library's networks make of it."""
-    given = obs if isinstance(obs, dict) else {ONE: obs}
-    return {k: np.asarray(x) if np.asarray(x).ndim == 4 else np.float32(x).reshape(len(x), -1) for k, x in given.items()}
 
 
 def _given(stored: dict[str, NDArray[Any]], like: Any) -> Any:
