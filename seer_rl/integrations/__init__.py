@@ -1,1 +1,1 @@
-"""SEER inside other libraries. Each file needs its library alone, and imports of ours only the freeze and the replay."""
+"""SEER inside other libraries. Each plug-in needs its library alone, and of ours only the freeze and the replay."""

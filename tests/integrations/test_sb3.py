@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
@@ -24,8 +25,17 @@ from seer_rl.envs.dmc import ControlConfig
 from seer_rl.integrations.sb3 import Seer, SeerBuffer, SeerExtractor
 from seer_rl.seer import WhenConverged
 
-SMALL = {"sac": {"net_arch": [16, 16]}, "td3": {"net_arch": [16, 16]}, "dqn": {}, "dict": {"net_arch": [16, 16]}}
-ALGORITHMS: dict[str, Any] = {"dqn": DQN, "sac": SAC, "td3": TD3, "dict": SAC}
+SMALL: dict[str, dict[str, Any]] = {
+    "qrdqn": {"n_quantiles": 5},
+    "sac": {"net_arch": [16, 16]},
+    "td3": {"net_arch": [16, 16]},
+    "dqn": {},
+    "dict": {"net_arch": [16, 16]},
+}
+ALGORITHMS: dict[str, Any] = {"dqn": DQN, "qrdqn": QRDQN, "sac": SAC, "td3": TD3, "dict": SAC}
+
+
+PAIRS = [(name, f"{name}_target") for name in ("q_net", "quantile_net", "actor", "critic")]
 
 
 class Keyed(gym.ObservationWrapper[Any, Any, Any]):
@@ -45,7 +55,7 @@ class Keyed(gym.ObservationWrapper[Any, Any, Any]):
 
 def env(kind: str) -> gym.Env[Any, Any]:
     """A real environment: a game, or a task that is drawn; episodes are short, and end by a time limit."""
-    if kind == "dqn":
+    if kind in ("dqn", "qrdqn"):
         return gym.wrappers.TimeLimit(envs.make("atari/pong", training=True), 25)
     task = envs.make("dmc/cartpole-swingup", training=True, settings=ControlConfig(size=44))
     return gym.wrappers.TimeLimit(Keyed(task) if kind == "dict" else task, 20)
@@ -67,7 +77,7 @@ def made(kind: str, seer: Seer, count: int = 1, **settings: Any) -> Any:
 
 def extractors(model: Any) -> dict[str, SeerExtractor]:
     """All extractors of a model, online and target, by the name of their network."""
-    names = ("q_net", "q_net_target", "actor", "critic", "actor_target", "critic_target")
+    names = ("q_net", "q_net_target", "quantile_net", "quantile_net_target", "actor", "critic", "actor_target", "critic_target")
     networks: dict[str, Any] = {name: getattr(model.policy, name, None) for name in names}
     return {name: network.features_extractor for name, network in networks.items() if network is not None}
 
@@ -111,7 +121,8 @@ def transitions(sample: Any) -> list[tuple[bytes, ...]]:
 def test_transitions_are_those_of_the_librarys_own_buffer(kind: str, count: int) -> None:
     """Terminal observations, time limits and several environments included; every transition is drawn sooner or later."""
     model = made(kind, Seer(50), count, replay_buffer_class=Both, learning_starts=10**6)
-    model.learn(12 * 8 if count == 8 else 60)
+    for _ in range(2):  # the second call begins with a reset, in the middle of episodes
+        model.learn(6 * 8 if count == 8 else 30)
     theirs, steps = model.replay_buffer.theirs, 12 if count == 8 else 60 // count
     inds, lanes = (np.array(x) for x in zip(*itertools.product(range(steps), range(count)), strict=True))
     with pytest.MonkeyPatch.context() as patch:
@@ -130,6 +141,8 @@ def loss(model: Any, batch: Any) -> torch.Tensor:
     with torch.no_grad():
         if isinstance(model, DQN):
             after = policy.q_net_target(batch.next_observations).amax(1, keepdim=True)
+        elif isinstance(model, QRDQN):
+            after = policy.quantile_net_target(batch.next_observations).mean(1).amax(1, keepdim=True)
         else:
             actor = getattr(policy, "actor_target", policy.actor)
             if isinstance(model, SAC):
@@ -140,6 +153,8 @@ def loss(model: Any, batch: Any) -> torch.Tensor:
         target = batch.rewards + (1 - batch.dones) * model.gamma * after
     if isinstance(model, DQN):
         return F.smooth_l1_loss(policy.q_net(batch.observations).gather(1, batch.actions.long()), target)
+    if isinstance(model, QRDQN):
+        return F.mse_loss(policy.quantile_net(batch.observations).mean(1).gather(1, batch.actions.long()), target)
     both = [F.mse_loss(q, target) for q in policy.critic(batch.observations, batch.actions)]
     total: torch.Tensor = sum(both[1:], both[0])
     if isinstance(model, SAC):  # and the actor's
@@ -148,13 +163,13 @@ def loss(model: Any, batch: Any) -> torch.Tensor:
     return total
 
 
-@pytest.mark.parametrize("kind", ["dqn", "sac", "td3", "dict"])
+@pytest.mark.parametrize("kind", ["dqn", "qrdqn", "sac", "td3", "dict"])
 def test_losses_on_embeddings_are_losses_on_images_and_nothing_below_moves(kind: str) -> None:
     """Contract (a), (b), (c): the same rows, as images and as float32 embeddings; then a hundred updates."""
     seer = Seer(40)
     model = made(kind, seer, tau=0.3)
     model.learn(39)
-    for online, target in (("q_net", "q_net_target"), ("actor", "actor_target"), ("critic", "critic_target")):
+    for online, target in PAIRS:
         found: dict[str, Any] = extractors(model)
         if online in found and target in found:  # as the freeze will do
             for key, one in found[online].images.items():
@@ -171,7 +186,7 @@ def test_losses_on_embeddings_are_losses_on_images_and_nothing_below_moves(kind:
     batch = model.replay_buffer.sample(32)
     assert loss(model, batch).item() == pytest.approx(before, abs=1e-5)
     frozen = weights(model)
-    for name, target in (("q_net", "q_net_target"), ("critic", "critic_target"), ("actor", "actor_target")):
+    for name, target in PAIRS:
         ours = {key.removeprefix(f"{name}."): x for key, x in frozen.items() if key.startswith(f"{name}.")}
         theirs = {key.removeprefix(f"{target}."): x for key, x in frozen.items() if key.startswith(f"{target}.")}
         assert not theirs or all(torch.equal(ours[key], x) for key, x in theirs.items())
@@ -231,7 +246,7 @@ def test_a_loaded_buffer_that_is_frozen_asks_for_its_encoder(tmp_path: Path) -> 
 
 
 def test_returns_of_n_steps_and_frame_stacks() -> None:
-    """With the library's own stacking, and three rewards summed: against the definition, on all transitions that are drawn."""
+    """With the library's own stacking, through a freeze: discounts are powers of gamma, up to the third, or 0."""
     stacked = VecTransposeImage(VecFrameStack(DummyVecEnv([lambda: gym.wrappers.TimeLimit(_frames(), 25)]), 4))
     seer = Seer(40)
     kwargs = {"n_steps": 3, "gamma": 0.9}
@@ -239,6 +254,7 @@ def test_returns_of_n_steps_and_frame_stacks() -> None:
                 replay_buffer_class=SeerBuffer, replay_buffer_kwargs=kwargs, policy_kwargs=seer.policy_kwargs())  # fmt: skip
     model.learn(60, callback=seer)
     batch = model.replay_buffer.sample(64)
+    assert model.replay_buffer.frozen
     assert set(batch.discounts.flatten().tolist()) <= {0.0, *(float(np.float32(0.9**m)) for m in (1, 2, 3))}
 
 
@@ -262,6 +278,10 @@ def _frames() -> gym.Env[Any, Any]:
         (lambda: made("dqn", Seer(40), replay_buffer_kwargs={"memory": 30_000}), "a replay of 30,000 bytes holds"),
         (lambda: PPO("CnnPolicy", vector("dqn"), n_steps=8, batch_size=8).learn(8, callback=Seer(40)), "not those of PPO"),
         (lambda: SAC("MlpPolicy", gym.make("Pendulum-v1"), replay_buffer_class=SeerBuffer), "images of uint8"),
+        (
+            lambda: made("dqn", Seer(40), replay_buffer_kwargs={"n_steps": 3, "gamma": 0.9}).learn(60, callback=Seer(40)),
+            "the model's own gamma",
+        ),
         (lambda: _normalized().learn(60, callback=Seer(40)), "norm_obs=False"),
     ],
 )
@@ -300,7 +320,7 @@ def test_rewards_are_normalized_as_the_library_does() -> None:
     np.testing.assert_array_equal(scaled.rewards.numpy(), normalized.normalize_reward(plain.rewards.numpy()))
 
 
-@pytest.mark.parametrize("kind", ["dqn", "sac", "td3", "dict"])
+@pytest.mark.parametrize("kind", ["dqn", "qrdqn", "sac", "td3", "dict"])
 def test_an_automatic_freeze_measures_and_comes_at_the_latest(kind: str) -> None:
     """On the library's networks: all signals are numbers, and the freeze comes in the end."""
     seer = Seer("auto", latest=70)
@@ -327,3 +347,23 @@ def test_the_rule_is_the_one_of_the_library(monkeypatch: pytest.MonkeyPatch) -> 
     model = made("dqn", seer)
     model.learn(130, callback=seer)
     assert seer.frozen_at == 60  # at 40 it was too early
+
+
+@pytest.mark.parametrize(
+    ("shape", "action", "numbers", "theirs", "ours"),
+    [
+        ((4, 84, 84), gym.spaces.Discrete(6), 3136, 56_468, [28_248, 12_568, 3_160, 1_592]),
+        ((9, 100, 100), gym.spaces.Box(-1, 1, (1,)), 2 * 5184, 180_016, [90_012, 41_484, 10_380, 5_196]),
+    ],
+)
+def test_bytes_of_a_step_are_those_of_the_page(shape: Any, action: Any, numbers: int, theirs: int, ours: list[int]) -> None:
+    """docs/stable-baselines3.md, "What it saves"."""
+    page = (Path(__file__).parents[2] / "docs" / "stable-baselines3.md").read_text("utf-8")
+    space = gym.spaces.Box(0, 255, shape, np.uint8)
+    library, buffer = ReplayBuffer(4, space, action), SeerBuffer(100, space, action)
+    arrays = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+    assert sum(getattr(library, name).nbytes for name in arrays) == 4 * theirs
+    dtypes: list[Any] = ["float32", "uint8", "uint4"]
+    replay = buffer.replay
+    assert [replay.bytes_per_step, *(replay.bytes_for(dtype, 1, (numbers,)) for dtype in dtypes)] == ours
+    assert " | ".join(f"{n:,}" for n in [theirs, *ours]) in page

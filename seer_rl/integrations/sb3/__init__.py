@@ -62,6 +62,9 @@ class Seer(BaseCallback):
         self.seam, env = Seam(self.model), self.model.get_vec_normalize_env()
         if env is not None and env.norm_obs:
             raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")
+        n_step, gamma = (self.buffer.settings[name] for name in ("n_step", "discount"))
+        if n_step > 1 and gamma != cast(Any, self.model).gamma:
+            raise ValueError(f"the buffer sums rewards with gamma={gamma}: replay_buffer_kwargs needs the model's own gamma")
         if self.seam.shared:
             warnings.warn("share_features_extractor=True trains the encoder by one loss only, in SAC the actor's", stacklevel=2)
         if self.buffer.frozen:
