@@ -1,1 +1,26 @@
 """SEER inside other libraries. Each plug-in needs its library alone, and of ours only the freeze and the replay."""
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+
+def require(library: str, least: str, below: str, extra: str) -> None:
+    """Make sure that a library is installed, in a version from `least` on, up to and not including `below`.
+
+    library: its name in the package index. extra: of this package, which installs it.
+    Raises ImportError, in a sentence that says what to install.
+    """
+    wanted = f"{library}>={least},<{below}"
+    advice = f"install one that it was tested with: pip install 'seer-rl[{extra}]'"
+    try:
+        found = version(library)
+    except PackageNotFoundError:
+        raise ImportError(f"SEER needs {wanted}, which is not installed; {advice}") from None
+    if not _numbers(least) <= _numbers(found) < _numbers(below):
+        raise ImportError(f"SEER needs {wanted}, and {found} is installed; {advice}")
+
+
+def _numbers(release: str) -> list[int]:
+    """Return a version's numbers, without what is said of a release before or after."""
+    found = re.match(r"\d+(\.\d+)*", release)
+    return [int(number) for number in found[0].split(".")] if found else []

@@ -16,11 +16,12 @@ import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import CallbackList, ConvertCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 from torch.nn import functional as F
 
 from seer_rl import envs
+from seer_rl.convergence import Signals
 from seer_rl.envs.dmc import ControlConfig
 from seer_rl.integrations.sb3 import Seer, SeerBuffer, SeerExtractor
 from seer_rl.seer import WhenConverged
@@ -347,6 +348,25 @@ def test_the_rule_is_the_one_of_the_library(monkeypatch: pytest.MonkeyPatch) -> 
     model = made("dqn", seer)
     model.learn(130, callback=seer)
     assert seer.frozen_at == 60  # at 40 it was too early
+
+
+def measured(seer: Seer) -> list[Signals]:
+    return seer.when.monitor.history if isinstance(seer.when, WhenConverged) else []
+
+
+def test_measurements_go_on_where_learning_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And begin anew with another model, or where timesteps do."""
+    monkeypatch.setattr("seer_rl.seer.EVERY", 20)
+    seer = Seer("auto", latest=95)
+    model, other = made("dqn", seer), made("dqn", seer)
+    model.learn(100, callback=CallbackList([seer, ConvertCallback(lambda names, _: names["self"].num_timesteps < 50)]))
+    assert [signals.step for signals in measured(seer)] == [40]
+    model.learn(100, callback=seer, reset_num_timesteps=False)
+    assert [signals.step for signals in measured(seer)] == [40, 60, 80, 95]
+    assert seer.frozen_at == 95
+    with pytest.raises(ValueError, match="the end, 90"):
+        other.learn(90, callback=seer)
+    assert not measured(seer)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ stored image becomes what they make of it. What lies above them, the library's o
 import warnings
 from typing import Any, Literal, cast
 
+from seer_rl.integrations import require
+
+require("stable-baselines3", "2.9", "3", "sb3")  # before names are imported that another version may not have
+
 from stable_baselines3.common.callbacks import BaseCallback
 
 from seer_rl.convergence import GAMES, progress
@@ -39,6 +43,7 @@ class Seer(BaseCallback):
         if dtype not in DTYPES:
             raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
         self.freeze_step, self.dtype, self.latest = freeze, dtype, latest
+        self.seam: Seam | None = None  # of the model that it is given to
         self.when: AtStep | WhenConverged | None = None
         self.first = 0  # the timestep at which learning begins: before it, games are a random player's
         self.scores: dict[bool, list[float]] = {True: [], False: []}  # of games; True: the random player's
@@ -59,7 +64,9 @@ class Seer(BaseCallback):
 
     def _init_callback(self) -> None:
         """Refuse a model that cannot be frozen, and give a loaded buffer its encoder."""
-        self.seam, env = Seam(self.model), self.model.get_vec_normalize_env()
+        if self.seam is None or self.seam.model is not self.model:
+            self.seam, self.when, self.scores = Seam(self.model), None, {True: [], False: []}
+        env = self.model.get_vec_normalize_env()
         if env is not None and env.norm_obs:
             raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")
         n_step, gamma = (self.buffer.settings[name] for name in ("n_step", "discount"))
@@ -72,17 +79,22 @@ class Seer(BaseCallback):
 
     def _on_training_start(self) -> None:
         """Refuse a freeze that cannot be meant."""
+        assert self.seam  # as `_init_callback` left it
         self.first, last = cast(Any, self.model).learning_starts, self.model._total_timesteps
         step = (self.latest or last // 2) if self.freeze_step == "auto" else self.freeze_step
         if not self.buffer.frozen and not self.seam.frozen and not self.first < step < last:
             why = "the encoder would never have been trained" if step <= self.first else "it would never come"
             raise ValueError(f"a freeze at {step} must lie between learning_starts={self.first} and the end, {last}: {why}")
-        self.when = AtStep(step)
-        if self.freeze_step == "auto" and not self.seam.frozen:
+        if self.freeze_step != "auto" or self.seam.frozen:
+            self.when = AtStep(step)
+        elif isinstance(self.when, WhenConverged) and self.num_timesteps:  # learning goes on, and so do its measurements
+            self.when.earliest, self.when.latest = min(EARLIEST, step), step
+        else:
             self.when = WhenConverged(cast(Any, self.seam), min(EARLIEST, step), step, self.model.n_envs)
 
     def _on_step(self) -> bool:
         """Freeze where that is due."""
+        assert self.seam
         step, replay = self.num_timesteps, self.buffer.replay
         random = step <= self.first
         self.scores[random] += [info["episode"]["r"] for info in self.locals.get("infos", ()) if "episode" in info]
