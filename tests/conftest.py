@@ -1,5 +1,6 @@
 """For all tests: one thread, with which small networks are fastest and numbers do not depend on the machine's cores."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from seer_rl.envs import atari
 from tests.seer import SHORT_GAME
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start: two side by side would wait for each other's threads
 for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background job, or nohup, ignores them, and all that it starts does
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """Reads what runs left in their directories, and compares it along steps, FLOPs, time or memory."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ Array = NDArray[np.float64]
 Axis = Literal["steps", "flops", "seconds", "bytes"]
 SHOWN = ("eval/return", "eval/random_return", "compute/flops", "charts/seconds", "charts/SPS", "charts/process_bytes",
          "replay/bytes", "seer/freeze_step")  # fmt: skip
+Groups = dict[str, dict[str, list["Result"]]]  # runs by environment and settings
 NEVER, CONVERGED = "never", "when converged"  # of when an encoder was frozen; else a step
 LARGEST = float(np.finfo(np.float32).max)  # of what is shown
 
@@ -213,7 +215,27 @@ def _run_dirs(top: Path, say: Callable[[str], None]) -> list[Path]:
     return sorted(found.values())
 
 
-def group(results: Iterable[Result]) -> dict[str, dict[str, list[Result]]]:
+def finished(runs: Iterable[Result]) -> list[Result]:
+    """Return the runs that have ended, by seed."""
+    return sorted((run for run in runs if run.has_ended), key=lambda run: run.config.seed)
+
+
+def together(one: Result, other: Result) -> int:
+    """Return the latest agent step up to which two runs were the same training, number for number; 0 where they never were.
+
+    Losses and scores of training games are compared as far as both go; they repeat only where everything before them did.
+    """
+    until: list[int] = []
+    for name in one.metrics.keys() | other.metrics.keys():
+        if name.startswith("losses/") or name == "charts/episodic_return":
+            a, b = (run.metrics.get(name, []) for run in (one, other))
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+            if a and b:
+                until.append(min(one.step, other.step) if same == min(len(a), len(b)) else a[same - 1][0] if same else 0)
+    return min(until, default=0)
+
+
+def group(results: Iterable[Result]) -> Groups:
     """Group runs by environment, and in it by what their settings are called; with the agent's name where there are several.
 
     Where runs of one environment are called the same but differ in their `traits`, every run's name says those traits, too: an

@@ -19,6 +19,7 @@ from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.commands.main import main
 from seer_rl.experiments import report as pages
 from seer_rl.experiments import results, stats
+from seer_rl.experiments.report import summary
 from seer_rl.training import loop
 from seer_rl.training.checkpoint import CONFIG
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, TransferConfig
@@ -100,10 +101,13 @@ def test_every_chart_is_drawn(size: dict[str, int], scheme: str, browser: Browse
     problems: list[str] = []
     page = visit(browser, report, problems, viewport=size, color_scheme=scheme)
     names = page.evaluate("charts.map(chart => chart.name)")
+    sides = ("return over steps", "return over cost", "memory", "speed")
     assert names == [
-        "atari: normalised return",
-        *(f"atari/{game}: {what}" for game in sorted(GAMES) for what in ("return", "memory", "speed")),
+        "atari: normalised return over steps",
+        "atari: normalised return over cost",
+        *(f"atari/{game}: {what}" for game in sorted(GAMES) for what in sides),
     ]
+    assert page.locator(".panels svg").count() == 4 * len(ARMS)  # aggregates as points
     for name in names:
         assert page.get_by_role("img", name=name, exact=True).locator("canvas").evaluate(INK) > 500, name
     assert page.evaluate("document.scrollingElement.scrollWidth") <= size["width"]  # nothing sticks out
@@ -120,27 +124,29 @@ def test_every_chart_is_drawn(size: dict[str, int], scheme: str, browser: Browse
 def test_the_axis_switches(browser: Browser, report: Path, runs: Path) -> None:
     problems: list[str] = []
     page = visit(browser, report, problems, viewport=DESKTOP)
-    chart = "charts.find(chart => chart.name === 'atari/pong: return')"
-    canvas = page.get_by_role("img", name="atari/pong: return").locator("canvas")
+    chart = "charts.find(chart => chart.name === 'atari/pong: return over cost')"
+    canvas = page.get_by_role("img", name="atari/pong: return over cost").locator("canvas")
     seen, pictures = {}, set()
-    for axis in ("steps", "flops", "seconds", "bytes"):
+    for axis in ("flops", "seconds", "bytes"):
         page.locator(f"input[value={axis}]").check(force=True)
         seen[axis] = page.evaluate(f"Array.from({chart}.plot.data[0])")
         pictures.add(canvas.evaluate("canvas => canvas.toDataURL()"))
         label = page.evaluate(f"{chart}.plot.axes[0].label")
         assert label == page.evaluate(f"AXES.{axis}")
-    assert len(pictures) == 4
-    assert seen["steps"] == [40, 80, 120, 160]
+    assert len(pictures) == 3
+    beside = "charts.find(chart => chart.name === 'atari/pong: return over steps')"
+    assert page.evaluate(f"Array.from({beside}.plot.data[0])") == [40, 80, 120, 160]
     one = next(result for result in results.find([runs], print) if result.run_dir.name == "pong-baseline-1")
     assert max(seen["flops"]) == pytest.approx(float(one.along("flops", one.steps)[-1]), rel=1e-5)
-    assert page.evaluate("charts.find(chart => chart.name === 'atari/pong: memory').axis") == "steps"  # follows no switch
+    for what in ("memory", "return over steps"):
+        assert page.evaluate(f"charts.find(chart => chart.name === 'atari/pong: {what}').axis") == "steps"  # follows no switch
     assert problems == []
     page.close()
 
 
 def test_values_at_the_cursor(browser: Browser, report: Path) -> None:
     page = visit(browser, report, [], viewport=DESKTOP)
-    place = page.get_by_role("img", name="atari/qbert: return")
+    place = page.get_by_role("img", name="atari/qbert: return over steps")
     place.locator(".u-over").hover()
     keys = page.locator(f"#{place.get_attribute('id')}-keys").inner_text()
     assert re.search(r"SEER \(2 seeds\): \d", keys)
@@ -162,11 +168,12 @@ def test_contents(report: Path, runs: Path) -> None:
     text = report.read_text()
     assert f"seer report {runs}" in text
     assert "8 runs, all done" in text
-    assert "Probability that a run of <b>baseline</b>" in text or "Probability that a run of <b>SEER</b>" in text
+    assert re.search(r"On 2 tasks of atari, with 2 seeds each, (SEER|baseline) did best: an interquartile mean of -?\d", text)
+    assert "Probability that a run of a row" in text
     assert "optimality gap" in text
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
     data = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
-    curve = next(c for c in data if c["name"] == "atari/qbert: return")
+    curve = next(c for c in data if c["name"] == "atari/qbert: return over steps")
     (seer,) = (group for group in curve["groups"] if group["label"] == "SEER (2 seeds)")
     found = [r for r in results.find([runs], print) if r.run_dir.name.startswith("qbert-SEER")]
     assert seer["mean"] == pytest.approx(((found[0].returns + found[1].returns) / 2).tolist(), rel=1e-5)
@@ -321,7 +328,7 @@ def test_hostile_names_are_text(browser: Browser, tmp_path: Path, monkeypatch: p
     for size in (DESKTOP, PHONE):
         page = visit(browser, tmp_path / "page.html", problems, init=DETECTOR, viewport=size)
         canvases = page.locator("canvas")
-        assert canvases.count() == 1 + 3 * (len(HOSTILE) + 4)
+        assert canvases.count() == 2 + 4 * (len(HOSTILE) + 4)
         for i in range(canvases.count()):
             assert canvases.nth(i).evaluate(INK) > 500, i
         page.locator("body").evaluate(
@@ -375,22 +382,88 @@ def test_the_policy_stops_what_would_get_into_the_page(browser: Browser, tmp_pat
     page.locator("#link").click()
     assert page.evaluate("window.was_hacked") is None
     assert page.evaluate("getComputedStyle(document.body).display") != "none"
-    assert page.locator("canvas").count() == 3
+    assert page.locator("canvas").count() == 4
     assert len(problems) >= 6
     assert [problem for problem in problems if "Content Security Policy" not in problem] == []
     assert [url for url in loaded if not local(url, tmp_path / "page.html")] == []
     page.close()
 
 
+def losses(*values: float) -> dict[str, list[tuple[int, float]]]:
+    return {"losses/loss": [(40 * (i + 1), value) for i, value in enumerate(values)]}
+
+
+def test_shared_beginnings_are_told(tmp_path: Path) -> None:
+    """Of one seed in one game, as far as losses are the same numbers; beside those that were never frozen."""
+    series = {"never": losses(1, 2, 3, 4), "auto": losses(1, 2, 5, 6), "later": losses(1, 2, 3, 7), "other": losses(8, 2, 3, 4)}
+    for label, numbers in series.items():
+        for seed in (0, 1):
+            metrics = curve() | numbers
+            if label == "never":
+                del metrics["seer/freeze_step"]
+            if seed and label == "later":  # it goes on from there
+                metrics = {name: values[:2] for name, values in metrics.items()}
+            made(tmp_path / f"runs/{label}-{seed}", TrainConfig("atari/pong", 160, seed=seed, label=label), metrics)
+    found = results.find([tmp_path / "runs"], print)
+    one, *others = sorted((run for run in found if run.config.seed == 0), key=lambda run: list(series).index(run.label))
+    assert [results.together(one, other) for other in (one, *others)] == [160, 80, 120, 0]
+    told = "auto until step 80; later until step 80 to 120, the same training as never"
+    assert summary.beginnings(results.group(found)) == told
+    pages.write(found, tmp_path / "page.html", ["report"], print, film=False)
+    assert f"Runs of one seed share their beginnings: {told}. Until there" in (tmp_path / "page.html").read_text()
+
+
+def test_the_first_sentence_says_who_did_best_at_what_cost(tmp_path: Path) -> None:
+    """By scores and costs that can be calculated by hand; a few seeds, and intervals that hold 0.5, are called chance."""
+
+    def arm(label: str, scale: float, seeds: int, env: str = "atari/pong") -> None:
+        for seed in range(seeds):
+            metrics = curve(scale)
+            if label == "never":
+                del metrics["seer/freeze_step"]
+            remade(tmp_path / f"{env[6:]}-{label}-{seed}", TrainConfig(env, 160, seed=seed, label=label), metrics)
+
+    def remade(run_dir: Path, config: TrainConfig, metrics: dict[str, list[tuple[int, float]]]) -> None:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        made(run_dir, config, metrics)
+
+    def said() -> list[str]:
+        pages.write(results.find([tmp_path], print), tmp_path / "page.html", ["report"], print, film=False)
+        return re.findall(r'<p class="said">(.*?)</p>', (tmp_path / "page.html").read_text())
+
+    arm("SEER", 0.5, 2)
+    assert said() == ["On atari/pong, SEER ended with 80.0 points (2 seeds)."]
+    arm("never", 0.25, 2)
+    assert said() == [
+        "On atari/pong, SEER ended with 80.0 points (2 seeds), never with 40.0 (2 seeds), with 2.00 times as many operations. "
+        "So few seeds may differ by chance."
+    ]
+    for label, scale in (("SEER", 0.5), ("never", 0.25)):
+        arm(label, scale, 3)
+        arm(label, scale, 3, "atari/qbert")
+    (sentence,) = said()
+    # Published scores: pong -20.7 at random and 14.6 of a human, qbert 163.9 and 13455.0; the means of both are the middle.
+    best, other = (((x + 20.7) / 35.3 + (x - 163.9) / 13291.1) / 2 for x in (80, 40))
+    best_words, other_words = (stats.Estimate(x, x, x).words() for x in (best, other))
+    assert sentence == (
+        f"On 2 tasks of atari, with 3 seeds each, SEER did best: an interquartile mean of {best_words}, "
+        f"against {other_words} of never, with 2.00 times as many operations."
+    )
+    metrics = curve(2)
+    del metrics["seer/freeze_step"]
+    remade(tmp_path / "pong-never-1", TrainConfig("atari/pong", 160, seed=1, label="never"), metrics)
+    assert said()[0].endswith("That may be chance: a run of one is not surely better than a run of the other.")
+
+
 def test_an_open_page_reloads_itself(browser: Browser, tmp_path: Path) -> None:
     run, output = made(tmp_path / "run", TrainConfig("atari/pong", 160), curve()), tmp_path / "page.html"
-    pages.write([run], output, ["report"], print, refresh=1)
+    pages.write([run], output, ["report"], print, refresh=3)
     problems: list[str] = []
     page = visit(browser, output, problems)
     assert page.locator("meta[http-equiv=refresh]").count() == 1
     pages.write([run], output, ["report"], print)
     page.locator("meta[http-equiv=refresh]").wait_for(state="detached", timeout=20_000)
-    assert page.locator("canvas").count() == 3
+    assert page.locator("canvas").count() == 4
     assert problems == []
     page.close()
 

@@ -19,7 +19,8 @@ import numpy as np
 import seer_rl
 from seer_rl import envs
 from seer_rl.experiments import results, stats
-from seer_rl.experiments.results import Axis, Result
+from seer_rl.experiments.report import summary
+from seer_rl.experiments.results import Axis, Groups, Result, finished
 from seer_rl.text import count, duration, scores, size, visible
 from seer_rl.training import build, checkpoint, files
 from seer_rl.training.play import evaluate
@@ -28,9 +29,9 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 FRAMES = 8  # pictures of a film strip
 POINTS = 25  # of curves over several tasks
 MOST_POINTS = 400  # of one run's line
+MOST_SAID = 4  # sentences about single environments
 STYLES, SCRIPTS = ("uPlot.min.css", "page.css"), ("uPlot.iife.min.js", "page.js")
 
-Groups = dict[str, dict[str, list[Result]]]
 Charts = list[dict[str, Any]]
 
 
@@ -50,15 +51,26 @@ def write(
     groups = results.group(found)
     colours = {label: i for i, label in enumerate(dict.fromkeys(label for arms in groups.values() for label in arms))}
     charts: Charts = []
+    suites = across(groups, colours, charts)
+    among = {env for suite in suites for env in suite["envs"]}
     parts: dict[str, Any] = {
-        "title": ", ".join(groups), "refresh": refresh, "version": seer_rl.__version__,
+        "title": _title(groups, colours), "refresh": refresh, "version": seer_rl.__version__,
         "command": f"seer {shlex.join(arguments)}", "runs": len(found), "ended": sum(result.has_ended for result in found),
-        "overview": overview(groups), "axes": list(zip(AXES, ("steps", "FLOPs", "wall-clock", "bytes held"), strict=True)),
-        "suites": across(groups, colours, charts),
+        "overview": overview(groups), "axes": list(zip(AXES[1:], ("FLOPs", "wall-clock", "bytes held"), strict=True)),
+        "said": [suite["said"] for suite in suites]
+        + [said for env, arms in groups.items() if env not in among and (said := summary.alone(env, arms))][:MOST_SAID],
+        "beginnings": summary.beginnings(groups), "suites": suites,
         "tasks": [task(env, arms, colours, charts, say if film else None) for env, arms in groups.items()],
         "settings": settings(found), "lines": [line(result) for result in found], "charts": charts,
     }  # fmt: skip
     files.write_atomically(output, page(parts).encode())
+
+
+def _title(groups: Groups, labels: Iterable[str]) -> str:
+    """Name what the page is about: its environment, or how many there are; and its settings, or how many."""
+    envs, settings = list(groups), list(labels)
+    where = envs[0] if len(envs) == 1 else f"{len(envs)} environments"
+    return f"{where}: {', '.join(settings) if len(settings) < 4 else f'{len(settings)} kinds of settings'}"
 
 
 def page(parts: dict[str, Any]) -> str:
@@ -112,7 +124,7 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
     for suite in dict.fromkeys(env.partition("/")[0] for env in groups):
         tasks = [env for env in groups if env.startswith(suite + "/") and stats.normalised(env, 0) is not None]
         labels = [label for label in colours if tasks and all(label in groups[env] for env in tasks)]
-        members = {label: [_finished(groups[env][label]) for env in tasks] for label in labels}
+        members = {label: [finished(groups[env][label]) for env in tasks] for label in labels}
         members = {label: runs for label, runs in members.items() if min(map(len, runs)) > 0}
         scale = envs.scale(tasks[0]) if tasks else None
         if len(tasks) < 2 or not members or not scale:
@@ -126,20 +138,15 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
         unknown = [env for env in groups if env.startswith(suite + "/") and env not in tasks]
         names = list(scores)
         curves = [_efficiency(tasks, label, runs, colours[label]) for label, runs in members.items()]
-        chart = _chart(charts, f"{suite}: normalised return", "normalised return, IQM", 300, curves, switches=True, random=0.0)
-        chart["caption"] = "Interquartile mean; a line ends where the first of its runs does."
+        pair = _twice(charts, f"{suite}: normalised return", "normalised return, IQM", 300, curves, random=0.0)
         suites.append({
-            "name": suite, "tasks": len(tasks), "rows": rows, "chart": chart,
-            "scale": scale.words(),
+            "name": suite, "tasks": len(tasks), "envs": tasks, "rows": rows, "pair": pair, "scale": scale.words(),
+            "said": summary.across(suite, scores, members), "points": summary.points(scores, colours),
             "left_out": ", ".join(left_out), "unknown": ", ".join(unknown),
-            "pairs": [(label, other, stats.improvement(scores[label], scores[other]).words())
-                      for i, label in enumerate(names) for other in names[i + 1 :]],
+            "names": names, "matrix": list(zip(names, summary.matrix(scores), strict=True)) if len(names) > 1 else [],
+            "caption": "Interquartile mean; a line ends where the first of its runs does.",
         })  # fmt: skip
     return suites
-
-
-def _finished(runs: Iterable[Result]) -> list[Result]:
-    return sorted((run for run in runs if run.has_ended), key=lambda run: run.config.seed)
 
 
 def _scores(tasks: Sequence[str], members: Sequence[Sequence[Result]]) -> stats.Array:
@@ -176,11 +183,11 @@ def task(
     evaluated = {label: [run for run in runs if len(run.steps)] for label, runs in arms.items()}
     evaluated = {label: runs for label, runs in evaluated.items() if runs}
     if not evaluated:
-        return {"env": env, "curve": None}
+        return {"env": env, "learning": None}
     curves = [_group(label, runs, colours[label], "eval/return") for label, runs in evaluated.items()]
     dashed = results.random_return(run for runs in arms.values() for run in runs)
-    curve = _chart(charts, f"{env}: return", "return", 340, curves, switches=True, marks=True, random=dashed)
-    curve["caption"] = f"Mean return of {next(iter(evaluated.values()))[0].config.eval.episodes} whole games."
+    learning = _twice(charts, f"{env}: return", "return", 300, curves, marks=True, random=dashed)
+    games = next(iter(evaluated.values()))[0].config.eval.episodes
     pair = []
     for kind, metric, label, caption in (
         ("memory", "replay/bytes", "MB", "What the replay holds."),
@@ -191,20 +198,27 @@ def task(
         if shown_groups:
             pair.append(_chart(charts, f"{env}: {kind}", label, 220, shown_groups, zero=True) | {"caption": caption})
     scale = envs.scale(env)
-    return {"env": env, "curve": curve, "pair": pair, "heading": COSTS, "costs": costs(evaluated),
+    return {"env": env, "learning": learning, "caption": f"Mean return of {games} whole games.", "pair": pair,
+            "heading": COSTS, "costs": costs(evaluated),
             "published": [f"{n:,.1f}" for n in (scale.zero, scale.one)] if scale and scale.players else None,
             "films": films(evaluated, say) if say else []}  # fmt: skip
 
 
 def _chart(
-    charts: Charts, name: str, label: str, height: int, groups: list[dict[str, Any]], switches: bool = False,
-    marks: bool = False, zero: bool = False, random: float | None = None,
+    charts: Charts, name: str, label: str, height: int, groups: list[dict[str, Any]], axis: Axis = "steps",
+    marks: bool = False, zero: bool = False, random: float | None = None, like: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Add to `charts` what the page needs to draw one. switches: it follows the choice of axis. zero: its axis begins at 0."""
+    """Add to `charts` what the page needs to draw one. zero: its axis begins at 0. like: the chart whose lines it shows."""
     chart = {"id": f"chart-{len(charts)}", "name": visible(name), "label": label, "height": height, "groups": groups,
-             "switches": switches, "marks": marks, "zero": zero, "random": random}  # fmt: skip
+             "axis": axis, "marks": marks, "zero": zero, "random": random, "like": like, "caption": ""}  # fmt: skip
     charts.append(chart)
     return chart
+
+
+def _twice(charts: Charts, name: str, label: str, height: int, groups: list[dict[str, Any]], **how: Any) -> Charts:
+    """Add two charts of the same lines: over steps, and over FLOPs or what the reader chooses."""
+    first = _chart(charts, f"{name} over steps", label, height, groups, **how)
+    return [first, _chart(charts, f"{name} over cost", label, height, [], axis="flops", like=first["id"], **how)]
 
 
 def _group(label: str, runs: Sequence[Result], colour: int, metric: str) -> dict[str, Any]:
@@ -256,7 +270,7 @@ def costs(arms: dict[str, list[Result]]) -> list[list[str]]:
     """Score and cost of every arm, by its runs that have ended; or of all, as far as they are, if none has."""
     rows = []
     for label, all_runs in arms.items():
-        runs = _finished(all_runs) or all_runs
+        runs = finished(all_runs) or all_runs
         returns = [float(run.returns[-1]) for run in runs]
         interval = ""
         if len(runs) > 1:
@@ -284,7 +298,7 @@ def films(arms: dict[str, list[Result]], say: Callable[[str], None]) -> list[dic
     """Pictures of a game of one agent of each arm."""
     made = []
     for label, runs in arms.items():
-        played = next((run for run in _finished(runs) if (run.run_dir / checkpoint.AGENT).exists()), None)
+        played = next((run for run in finished(runs) if (run.run_dir / checkpoint.AGENT).exists()), None)
         if played is None:
             continue
         try:

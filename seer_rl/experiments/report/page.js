@@ -4,7 +4,7 @@ const LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B87A00", "#56B4E9"]
 const DARK = ["#56B4E9", "#F08A4B", "#2FC79A", "#E39CC6", "#F0C04A", "#9AD3F5"];
 const AXES = {steps: "agent steps", flops: "FLOPs (multiply-adds, the paper's count)", seconds: "minutes of training", bytes: "most MB of replay so far"};
 const charts = [];
-let axis = "steps", printing = false;
+let printing = false;
 
 function theme() {
   if (printing) return {ink: "#000", line: "#ddd", colours: LIGHT};
@@ -106,12 +106,15 @@ function draw(chart) {
   }, table, place);
 }
 
-for (const chart of data) { chart.axis = "steps"; charts.push(chart); draw(chart); }
+for (const chart of data) {
+  if (chart.like) chart.groups = charts.find(other => other.id === chart.like).groups;
+  charts.push(chart);
+  draw(chart);
+}
 
 for (const choice of document.querySelectorAll("input[name=axis]"))
   choice.addEventListener("change", () => {
-    axis = choice.value;
-    for (const chart of charts) if (chart.switches) { chart.axis = axis; draw(chart); }
+    for (const chart of charts) if (chart.like) { chart.axis = choice.value; draw(chart); }
   });
 let width = innerWidth, later;
 addEventListener("resize", () => { if (innerWidth === width) return; width = innerWidth; clearTimeout(later); later = setTimeout(() => charts.forEach(draw), 100); });

@@ -1,0 +1,124 @@
+"""What a reader of a report came for, in a few sentences and pictures: which settings did best, by how much, at what cost."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from seer_rl.experiments import stats
+from seer_rl.experiments.results import NEVER, Groups, Result, finished, together
+from seer_rl.experiments.stats import Array, Estimate
+
+
+def reference(arms: dict[str, list[Result]]) -> str | None:
+    """Return the settings that others are compared with: the first whose runs were never frozen. None where there are none."""
+    never = (label for label, runs in arms.items() if runs and all(run.frozen == NEVER for run in runs))
+    return next(never, None)
+
+
+def across(suite: str, scores: dict[str, Array], members: dict[str, list[list[Result]]]) -> str:
+    """Say which settings did best over several tasks, and what that cost.
+
+    scores: normalised, [runs, tasks], by settings. members: the same settings' runs, a list for each task.
+    """
+    iqm = {label: stats.intervals([values], lambda x: np.array([stats.iqm(x)])) for label, values in scores.items()}
+    words = {label: Estimate(*(float(part[0]) for part in parts)).words() for label, parts in iqm.items()}
+    best = max(scores, key=lambda label: float(iqm[label][0][0]))
+    base = reference({label: list(itertools.chain(*runs)) for label, runs in members.items()})
+    seeds, tasks = scores[best].shape
+    said = f"On {tasks} tasks of {suite}, with {_seeds(seeds)} each, {best} did best: an interquartile mean of {words[best]}"
+    if base is None or len(scores) == 1:
+        return f"{said}."
+    other = base if base != best else max((x for x in scores if x != best), key=lambda label: float(iqm[label][0][0]))
+    cost, its = (sum(run.at("flops", run.step) for runs in members[label] for run in runs[:seeds]) for label in (best, other))
+    said += f", against {words[other]} of {other}{_cost(cost, its)}."
+    return said + _chance(stats.improvement(scores[best], scores[other]))
+
+
+def alone(env: str, arms: dict[str, list[Result]]) -> str | None:
+    """Say which settings did best in one environment; None where no run has ended."""
+    runs = {label: ended for label, all_runs in arms.items() if (ended := finished(all_runs))}
+    if not runs:
+        return None
+    scores = {label: np.array([[run.returns[-1]] for run in ended]) for label, ended in runs.items()}
+    best = max(scores, key=lambda label: float(scores[label].mean()))
+    seeds = len(scores[best])
+    said = f"On {env}, {best} ended with {scores[best].mean():,.1f} points ({_seeds(seeds)})"
+    base = reference(runs)
+    if base is None or len(runs) == 1:
+        return f"{said}."
+    other = base if base != best else max((x for x in scores if x != best), key=lambda label: float(scores[label].mean()))
+    cost, its = (float(np.mean([run.at("flops", run.step) for run in runs[label]])) for label in (best, other))
+    said += f", {other} with {scores[other].mean():,.1f} ({_seeds(len(scores[other]))}){_cost(cost, its)}."
+    if min(seeds, len(scores[other])) < 3:
+        return f"{said} So few seeds may differ by chance."
+    return said + _chance(stats.improvement(scores[best], scores[other]))
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seeds" if count > 1 else "one seed"
+
+
+def _cost(cost: float, other: float) -> str:
+    return f", with {cost / other:.2f} times as many operations" if cost > 0 and other > 0 else ""
+
+
+def _chance(better: Estimate) -> str:
+    return "" if better.low > 0.5 else " That may be chance: a run of one is not surely better than a run of the other."
+
+
+def points(scores: dict[str, Array], colours: dict[str, int]) -> list[dict[str, Any]]:
+    """Lay out aggregates with their intervals: for each, a row for each settings, places in percent of the width."""
+    estimates = {label: stats.aggregates(values) for label, values in scores.items()}
+    panels = []
+    for name in next(iter(estimates.values())):
+        each = {label: estimate[name] for label, estimate in estimates.items()}
+        low, high = min(0.0, *(one.low for one in each.values())), max(one.high for one in each.values())
+        rows = []
+        for label, one in each.items():
+            x, x1, x2 = (f"{3 + 94 * (value - low) / ((high - low) or 1):.2f}%" for value in (one.point, one.low, one.high))
+            words = {"label": label, "words": one.words(), "point": f"{one.point:,.3f}"}
+            rows.append(words | {"colour": colours[label] % 6, "x": x, "x1": x1, "x2": x2})
+        panels.append({"name": name, "rows": rows, "low": f"{low:,.2f}", "high": f"{high:,.2f}"})
+    return panels
+
+
+def matrix(scores: dict[str, Array]) -> list[list[dict[str, Any]]]:
+    """Lay out probabilities that a run of a row's settings scores more than one of a column's on the same task."""
+    found: dict[tuple[str, str], Estimate] = {}
+    for one, other in itertools.combinations(scores, 2):
+        better = stats.improvement(scores[one], scores[other])
+        found[one, other] = better
+        found[other, one] = Estimate(1 - better.point, 1 - better.high, 1 - better.low)
+    empty = {"point": "", "interval": "", "sure": False}
+    return [
+        [
+            {"point": f"{p.point:.2f}", "interval": f"{p.low:.2f} to {p.high:.2f}", "sure": p.low > 0.5 or p.high < 0.5}
+            if (p := found.get((row, column)))
+            else empty
+            for column in scores
+        ]
+        for row in scores
+    ]
+
+
+def beginnings(groups: Groups) -> str:
+    """Say which settings share the beginnings of their runs: those of one seed are one training. Empty: none."""
+    labels = dict.fromkeys(label for arms in groups.values() for label in arms)
+    every = {label: [run for arms in groups.values() for run in arms.get(label, [])] for label in labels}
+    base = reference(every) or next(iter(every))
+    shared: dict[str, list[int]] = {}
+    for arms in groups.values():
+        for label, runs in arms.items():
+            for run, its in itertools.product(runs, arms.get(base, [])):
+                if label != base and run.config.seed == its.config.seed and (until := together(run, its)):
+                    shared.setdefault(label, []).append(until)
+    return "; ".join(f"{label} until step {_range(until)}" for label, until in shared.items()) + (
+        f", the same training as {base}" if shared else ""
+    )
+
+
+def _range(steps: Sequence[int]) -> str:
+    low, high = min(steps), max(steps)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
