@@ -10,7 +10,7 @@ SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 train: .venv/installed
 	$(BIN)/seer train --preset quick
 
-test: lint .venv/renderer .venv/browser
+test: lint .venv/renderer
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: lint .venv/renderer .venv/browser
