@@ -149,6 +149,7 @@ SLOW = (
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[drqv2]",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[rad]",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[sac]",
+    "training/test_wandb.py::test_metrics_are_those_of_the_run",
     "training/test_transfer.py::test_a_run_with_anothers_encoder[encoder]",
 )
 

@@ -17,6 +17,7 @@ from seer_rl.training import loop
 from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.run import Run, Stopped
 from seer_rl.training.rundir import PICTURE
+from seer_rl.training.wandb import WeightsAndBiases
 
 
 def drive(run: Run, console: Screen, display: Display) -> None:
@@ -28,12 +29,15 @@ def drive(run: Run, console: Screen, display: Display) -> None:
     threads = torch.get_num_threads()
     begun = f", going on from step {run.step:,}" if run.step else ""
     with mistakes():
+        pages = [WeightsAndBiases()] if config.log == "wandb" else []
         loop.claim(run)
     say(f"{run.run_dir}: {config.env}, seed {config.seed}, {run.device}, {threads} thread{'s' if threads > 1 else ''}{begun}")
-    with warnings.catch_warnings(), display, Stopping(run) as stopping:
+    with warnings.catch_warnings(), display, Stopping(run) as stopping, contextlib.ExitStack() as open_pages:
+        for page in pages:
+            open_pages.enter_context(page)
         warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
         try:
-            loop.train(run, display, stopping)
+            loop.train(run, display, stopping, *pages)
         except Stopped:
             at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
             raise Ended(f"{at}: go on with: seer resume {quoted(run.run_dir)}", 128 + stopping.asked[0]) from None

@@ -157,6 +157,9 @@ class TrainConfig:
     """Number of checkpoints to keep. They are removed when the run has ended."""
     keep_last: bool = False
     """Keep a checkpoint of the run's end, from which `seer resume RUN --steps MORE` trains longer."""
+    log: Literal["files", "wandb"] = "files"
+    """Where metrics go. files: to the run directory, as CSV and for TensorBoard. wandb: to Weights & Biases, too, which needs
+    the extra [wandb]."""
     label: str = ""
     """The name of these settings in pictures and tables. Empty: they are named by when the encoder was frozen."""
     run_dir: Path | None = None
@@ -195,6 +198,8 @@ def check(config: TrainConfig) -> None:
             f"{count} environments cannot take {config.steps:,} steps together: "
             f"ask for --steps {config.steps + -config.steps % count}, a multiple of --env.num-envs"
         )
+    if config.log == "wandb" and config.memory_limit is not None:
+        raise ValueError("--memory-limit cannot count what Weights & Biases' own process takes: leave out --log wandb")
     if config.replay.memory is not None and config.replay.capacity is not None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
     if isinstance(freeze_step, int) and freeze_step >= config.steps:
@@ -256,6 +261,7 @@ MAY_CHANGE = {
     "checkpoint_every",
     "keep",
     "keep_last",
+    "log",
     "memory_limit",
     "analysis.every",
     "eval.every",

@@ -141,6 +141,7 @@ HOW = {
     "checkpoint_every",
     "keep",
     "keep_last",
+    "log",
 }
 
 
