@@ -4,7 +4,7 @@
 
 The tests are those of the installed version's source distribution, which pip downloads. Wherever they make an algorithm that
 learns from a replay of images, it gets `SeerBuffer` and `SeerExtractor`, unless the test brings its own; with --freeze, every
-`learn` that goes on for long enough freezes halfway. Tests that make no such algorithm are left out. The last line counts.
+`learn` that goes on for long enough freezes halfway. The last line counts the tests that made such an algorithm, and no other.
 """
 
 import contextlib

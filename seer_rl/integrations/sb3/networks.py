@@ -27,7 +27,7 @@ class SeerExtractor(BaseFeaturesExtractor):
     no Polyak average and no gradient reaches; and embeddings [B, n] are taken in the place of images [B, C, H, W].
     """
 
-    frozen: torch.Tensor  # 1 from the freeze on; saved with the policy
+    frozen: torch.Tensor  # 1 from the freeze on; saved with the policy, a number like all that is
     part = 0  # which part of an embedding is this network's, where several lie side by side
 
     def __init__(self, observation_space: spaces.Space[Any], features_dim: int | None = None) -> None:
@@ -46,7 +46,7 @@ class SeerExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, size * len(images) + sum(vectors.values()))
         self.order = list(all_spaces)
         self.images = nn.ModuleDict({key: NatureCNN(space, size) for key, space in images.items()})
-        self.register_buffer("frozen", torch.tensor(0))
+        self.register_buffer("frozen", torch.tensor(0.0))
 
     def forward(self, observations: Any) -> torch.Tensor:
         """Return features [B, F] of observations, float32 as the library hands them over: pixels from 0 to 255."""
@@ -65,6 +65,11 @@ class SeerExtractor(BaseFeaturesExtractor):
         length: int = extractor.linear[0].in_features
         return z if z.shape[1] == length else z[:, self.part * length : (self.part + 1) * length]
 
+    @property
+    def is_frozen(self) -> bool:
+        """Tell whether the convolutions are."""
+        return float(self.frozen) == 1
+
     def fix(self) -> None:
         """Let the convolutions' weights be buffers from now on."""
         self.frozen.fill_(1)
@@ -77,10 +82,10 @@ class SeerExtractor(BaseFeaturesExtractor):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         """Take over from a saved policy whether it is frozen, which is when its names have to be buffers here, too."""
-        theirs = bool(state_dict.get(f"{prefix}frozen", False))
-        if self.frozen and not theirs:
+        ours, theirs = self.is_frozen, float(state_dict.get(f"{prefix}frozen", 0)) == 1
+        if ours and not theirs:
             raise RuntimeError("this policy is frozen, and the saved one is not: load it into a new model")
-        if theirs and not self.frozen:
+        if theirs and not ours:
             self.fix()
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -135,7 +140,8 @@ class Seam:
     @property
     def frozen(self) -> bool:
         """Tell whether the convolutions are: a loaded policy's may be."""
-        return bool(self.online[0].frozen)
+        frozen: bool = self.online[0].is_frozen
+        return frozen
 
     def fix(self) -> None:
         """Let the convolutions of every extractor be as they are for good."""
