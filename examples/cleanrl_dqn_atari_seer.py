@@ -1,4 +1,4 @@
-# mypy: disable-error-code="assignment, method-assign, no-untyped-call"
+# mypy: disable-error-code="arg-type, assignment, method-assign, no-untyped-call"
 """DQN on Atari in a single file in the style of CleanRL's dqn_atari.py, with SEER: docs/cleanrl.md tells more.
 
     python examples/cleanrl_dqn_atari_seer.py --env-id atari/pong --freeze-step 1000000
@@ -153,7 +153,7 @@ if __name__ == "__main__":
             # What is frozen: two QNetworks that end at Flatten, and share their layers with ours.
             lower, target_lower = copy.deepcopy((q_network, target_network))
             lower.network, target_lower.network = q_network.network[:7], target_network.network[:7]
-            seam: Any = SimpleNamespace(lower=lower, target_lower=target_lower, augment=lambda obs: obs)
+            seam = SimpleNamespace(lower=lower, target_lower=target_lower, augment=lambda obs: obs)
             freeze(seam, rb, dtype="uint8")
             # From here on the replay gives embeddings, so both networks begin behind Flatten.
             for network in (q_network, target_network):
