@@ -86,17 +86,17 @@ def test_without_the_block_a_file_is_the_algorithm_that_never_freezes(
     for each in ("rest", "whole"):
         (tmp_path / each).mkdir()
     (tmp_path / "rest" / "script.py").write_text(rest)
-    printed = spawned(tmp_path / "rest", tmp_path / "rest" / "script.py", flags(name, total_timesteps=80, freeze_step=50))
+    printed = spawned(tmp_path / "rest", tmp_path / "rest" / "script.py", flags(name, total_timesteps=60, freeze_step=50))
     assert "frozen" not in printed
     monkeypatch.chdir(tmp_path / "whole")
-    end = played(monkeypatch, PATHS[name], flags(name, total_timesteps=80, freeze_step=None))
+    end = played(monkeypatch, PATHS[name], flags(name, total_timesteps=60, freeze_step=None))
     assert not end["rb"].rewritten
     assert same(saved(tmp_path / "rest"), saved(tmp_path / "whole"))
 
 
 @BOTH
 def test_a_run_through_the_freeze_leaves_a_policy_that_takes_images(name: str, tmp_path: Path) -> None:
-    printed = spawned(tmp_path, PATHS[name], flags(name, total_timesteps=320, freeze_step=140))
+    printed = spawned(tmp_path, PATHS[name], flags(name, total_timesteps=260, freeze_step=140))
     # NatureCNN's 3136 features, or 256 of a small image; reward, action and flags
     bytes_per_step, before = {"dqn": (3136 + 24, 84 * 84 + 24), "sac": (256 + 12, 3 * 44 * 44 + 12)}[name]
     room = 400 * before // bytes_per_step
@@ -106,7 +106,7 @@ def test_a_run_through_the_freeze_leaves_a_policy_that_takes_images(name: str, t
     told = {"charts/episodic_return", "charts/episodic_length", "charts/SPS"}
     told |= {"losses/td_loss", "losses/q_values"} if name == "dqn" else {"losses/qf1_loss", "losses/actor_loss", "losses/alpha"}
     assert told <= set(log.Tags()["scalars"])
-    assert [event.step for event in log.Scalars("charts/SPS")] == [100, 200, 300]  # on either side of the freeze
+    assert [event.step for event in log.Scalars("charts/SPS")] == [100, 200]  # on either side of the freeze
     images = torch.randint(0, 256, (3, *((4, 84, 84) if name == "dqn" else (9, 44, 44))), dtype=torch.uint8)
     weights, script, envs = saved(tmp_path), SCRIPTS[name], spaces(name)
     if name == "dqn":
@@ -125,7 +125,7 @@ def spaces(name: str, size: int = 44) -> Any:
     return gym.vector.SyncVectorEnv([one], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
 
 
-@pytest.mark.parametrize(("name", "count"), [("dqn", 1), ("dqn", 8), ("sac", 1), ("sac", 2)])
+@pytest.mark.parametrize(("name", "count"), [("dqn", 8), ("sac", 1)])
 def test_nothing_below_the_seam_moves_after_the_freeze(
     name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,15 +261,17 @@ def test_transitions_are_those_of_the_environments(
             obs = env.reset()[0] if terminated or truncated else after
         env.close()
     assert ends == ({"terminated", "truncated"} if name == "dqn" else {"truncated"})
-    drawn: set[Any] = set()
     assert len(rb) == count * steps
-    while not drawn >= expected:  # would go on for ever if one were missing: all are as likely
+    drawn: set[Any] = set()
+    for _ in range(100):  # far fewer are enough
         batch = rb.sample(256)
         columns = (x.numpy() for x in (batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs))
         for obs, action, reward, discount, after in zip(*columns, strict=True):
             *known, last = (x.tobytes() for x in (obs, action, reward, discount, after))
             drawn.add((*known, last if discount else b""))
-        assert drawn <= expected
+        if drawn >= expected:
+            break
+    assert drawn == expected
 
 
 def test_bytes_are_those_of_the_page() -> None:
