@@ -1,4 +1,4 @@
-# mypy: disable-error-code="arg-type, assignment, method-assign, no-untyped-call"
+# mypy: disable-error-code="assignment, method-assign, no-untyped-call"
 """DQN on Atari in a single file in the style of CleanRL's dqn_atari.py, with SEER: docs/cleanrl.md tells more.
 
     python examples/cleanrl_dqn_atari_seer.py --env-id atari/pong --freeze-step 1000000
@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -25,7 +24,7 @@ import torch.optim as optim
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from seer_rl import Replay, freeze, make
+from seer_rl import Replay, Seam, freeze, make
 
 
 @dataclass
@@ -153,8 +152,7 @@ if __name__ == "__main__":
             # What is frozen: two QNetworks that end at Flatten, and share their layers with ours.
             lower, target_lower = copy.deepcopy((q_network, target_network))
             lower.network, target_lower.network = q_network.network[:7], target_network.network[:7]
-            seam = SimpleNamespace(lower=lower, target_lower=target_lower, augment=lambda obs: obs)
-            freeze(seam, rb, dtype="uint8")
+            freeze(Seam(lower, target_lower), rb, dtype="uint8")
             # From here on the replay gives embeddings, so both networks begin behind Flatten.
             for network in (q_network, target_network):
                 network.forward = network.network[7:].forward

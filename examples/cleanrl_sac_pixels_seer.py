@@ -1,4 +1,4 @@
-# mypy: disable-error-code="arg-type, assignment, no-untyped-call"
+# mypy: disable-error-code="assignment, no-untyped-call"
 """SAC from pixels in a single file in the style of CleanRL's sac_continuous_action.py, with SEER: docs/cleanrl.md tells more.
 
     python examples/cleanrl_sac_pixels_seer.py --env-id dmc/cartpole-swingup --freeze-step 10000
@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +23,7 @@ import torch.optim as optim
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from seer_rl import Replay, freeze, make
+from seer_rl import Replay, Seam, freeze, make
 from seer_rl.envs.dmc import ControlConfig
 
 
@@ -209,8 +208,7 @@ if __name__ == "__main__":
     for global_step in range(args.total_timesteps):
         # SEER: begin
         if global_step == args.freeze_step:
-            seam = SimpleNamespace(lower=encoder, target_lower=target_encoder, augment=lambda obs: obs)
-            freeze(seam, rb, dtype="uint8")
+            freeze(Seam(encoder, target_encoder), rb, dtype="uint8")
             # From here on the replay gives embeddings: nothing is left to do for an encoder.
             encoder, target_encoder = nn.Identity(), nn.Identity()
             print(f"{global_step=}, frozen: {rb.bytes_per_step:,} bytes a step, room for {rb.capacity:,} steps")

@@ -32,6 +32,7 @@ __all__ = (
     "Replay",
     "Rewriter",
     "SACConfig",
+    "Seam",
     "Signals",
     "Unfit",
     "converged",
@@ -53,7 +54,7 @@ if TYPE_CHECKING:  # what type checkers and editors read
     from seer_rl.replay.codec import Dtype
     from seer_rl.replay.observation import Unfit
     from seer_rl.replay.replay import Batch, Replay, Rewriter
-    from seer_rl.seer import embedder, freeze
+    from seer_rl.seer import Seam, embedder, freeze
 else:  # what Python does: it imports a name's module when the name is first used
     _MODULES = {
         "agents.base": "Agent AgentConfig Freezable",
@@ -68,7 +69,7 @@ else:  # what Python does: it imports a name's module when the name is first use
         "replay.codec": "Dtype",
         "replay.observation": "Unfit",
         "replay.replay": "Batch Replay Rewriter",
-        "seer": "embedder freeze",
+        "seer": "Seam embedder freeze",
     }
 
     def __getattr__(name):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent, Freezable
@@ -18,6 +19,23 @@ from seer_rl.convergence import EVERY, ConvergenceMonitor, converged
 from seer_rl.replay.codec import Dtype
 from seer_rl.replay.observation import Obs, each
 from seer_rl.replay.replay import Replay, Rewriter
+
+
+def unchanged(obs: Obs) -> Obs:
+    """Return `obs` as it is: no augmentation."""
+    return obs
+
+
+@dataclass
+class Seam:
+    """Say what `freeze` asks of an agent, for one that is no class: `freeze(Seam(encoder, target_encoder), replay)`."""
+
+    lower: nn.Module
+    """The module below the seam. It maps uint8 images [B, C, H, W] to float32 embeddings [B, ...]."""
+    target_lower: nn.Module
+    """The same module of the target network; `lower` itself where the target shares it."""
+    augment: Callable[[Obs], Obs] = unchanged
+    """Augments images as an update does, to the size that `lower` takes."""
 
 
 def freeze(
@@ -33,7 +51,7 @@ def freeze(
     The target network's lower module becomes a copy of the online one. Layers above the seam stay as they are. Afterwards the
     images are gone, and the replay holds as many steps as its bytes allow. Go on with the same `update` and the same `replay`.
 
-    agent: see `Freezable`.
+    agent: see `Freezable`; `Seam` makes one of two modules.
     replay: holds uint8 images [C, H, W], at least one.
     capacity: the most steps to hold, even if more would fit; None: no other limit than the bytes.
     copies: K, the embeddings stored of each observation, each of another augmentation. It is 1 where nothing is augmented.
