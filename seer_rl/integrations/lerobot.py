@@ -80,7 +80,7 @@ def feature_buffer(
     return type("FeatureBuffer", (FeatureBuffer,), {"features": Features(policy, dtype, views, normalize)})
 
 
-class FeatureEncoder(SACObservationEncoder):
+class FeatureEncoder(SACObservationEncoder):  # type: ignore[misc]
     """The library's encoder, which takes features [B, C, h, w] in the place of images."""
 
     feature_shape: tuple[int, ...]
@@ -92,6 +92,24 @@ class FeatureEncoder(SACObservationEncoder):
         self.image_encoder.eval()  # it must not follow the statistics of batches: what is stored would no longer fit
         found: Obs = super().get_cached_image_features(obs)
         return found
+
+
+class FeaturePolicy(SACPolicy):  # type: ignore[misc]
+    """The library's policy, whose frozen encoder stays as it is, bit for bit."""
+
+    def update_target_networks(self) -> None:
+        """Move the target critics towards the critics, as the library does; but not the encoder, which both share.
+
+        Of a shared weight the library makes a weighted mean of itself, which rounding moves a little in every update.
+        """
+        share = self.config.critic_target_update_weight
+        pairs = [(self.critic_target, self.critic_ensemble)]
+        if self.config.num_discrete_actions is not None:
+            pairs.append((self.discrete_critic_target, self.discrete_critic))
+        for target, online in pairs:
+            for old, new in zip(target.parameters(), online.parameters(), strict=True):
+                if old is not new:
+                    old.data.lerp_(new.data, share)
 
 
 class Features:
@@ -121,9 +139,9 @@ class Features:
             raise ValueError(f"images and features have the same shape, {self.shape}: they could not be told apart")
         self.dtype, self.views, self.normalize = dtype, views, normalize
         self.codecs = {} if dtype in BITS else {key: Codec(dtype, self.shape) for key in self.keys}
+        policy.__class__ = FeaturePolicy  # names of weights, copies and saved files stay as they are
         for one in encoders:
-            one.__class__ = FeatureEncoder  # names of weights, copies and saved files stay as they are
-            one.feature_shape = self.shape
+            one.__class__, one.feature_shape = FeatureEncoder, self.shape
 
     @torch.no_grad()
     def embed(self, obs: Obs) -> Obs:
@@ -151,7 +169,7 @@ class Features:
         return {**obs, **codes}
 
 
-class FeatureBuffer(ReplayBuffer):
+class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
     """A replay buffer of the library that stores features in the place of images; `feature_buffer` makes it for a policy."""
 
     features: ClassVar[Features]

@@ -1,10 +1,10 @@
 """SEER in LeRobot's HIL-SERL: its own learner, buffers, policy and datasets, on pictures of a real simulation."""
 
 import copy
+import functools
 import os
 import queue
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,9 @@ def demos(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> LeRobotData
         frame["complementary_info.discrete_penalty"] = step["complementary_info"]["discrete_penalty"]
         made.add_frame({key: x.numpy() for key, x in frame.items()} | {"task": "reach"})
         if last:
+            for key, buffered in made.episode_buffer.items():  # NumPy 2.4 makes no number of an array [1], as the library does
+                if sizes.get(key) == 1 or key == "next.done":
+                    made.episode_buffer[key] = [x[0] for x in buffered]
             made.save_episode()
     made.finalize()
     return LeRobotDataset("demos", root)
@@ -248,6 +251,29 @@ def test_losses_on_features_are_losses_on_images(shared: bool, trunk: str, steps
     assert torch.equal(*actions)
 
 
+def test_targets_follow_as_in_the_library_and_what_is_shared_stays(trunk: str) -> None:
+    """Contract (c): the library's own mean of a shared weight and itself is not that weight."""
+    plain = policy(trunk)
+    feature_buffer(ours := copy.deepcopy(plain))
+    before = copy.deepcopy(plain.state_dict())
+    for one in (plain, ours):
+        torch.manual_seed(5)
+        for name in ("critic_ensemble", "discrete_critic"):
+            for key, x in getattr(one, name).named_parameters():
+                if not key.startswith("encoder"):
+                    x.data += torch.rand_like(x)
+        for _ in range(3):
+            one.update_target_networks()
+    targets = {key: x for key, x in ours.state_dict().items() if "_target." in key and ".encoder." not in key}
+    assert any(key.startswith("discrete_critic_target") for key in targets)
+    for key, x in targets.items():
+        assert not torch.equal(x, before[key])
+        torch.testing.assert_close(x, plain.state_dict()[key])
+    encoder = {key: x for key, x in ours.state_dict().items() if "encoder" in key}
+    assert all(torch.equal(x, before[key]) for key, x in encoder.items())
+    assert not all(torch.equal(x, before[key]) for key, x in plain.state_dict().items() if key in encoder)
+
+
 def test_views_are_the_librarys_shifts_and_one_is_drawn(trunk: str, steps: Steps) -> None:
     kind = feature_buffer(policy(trunk), "float32", 3)
     buffer = kind(8, "cpu", KEYS, optimize_memory=True)
@@ -275,13 +301,14 @@ def test_views_are_the_librarys_shifts_and_one_is_drawn(trunk: str, steps: Steps
 
 def test_images_are_normalized_where_the_training_loop_does(trunk: str, steps: Steps) -> None:
     """By the library's own preprocessor, with statistics for each camera."""
-    stats = {key: {"mean": torch.full((3, 1, 1), mean), "std": torch.full((3, 1, 1), 0.2)} for key, mean in zip(CAMERAS, (0.1, 0.6))}
+    means = dict(zip(CAMERAS, (0.1, 0.6), strict=True))
+    stats = {key: {"mean": torch.full((3, 1, 1), mean), "std": torch.full((3, 1, 1), 0.2)} for key, mean in means.items()}
     one = policy(trunk)
     one.config.normalization_mapping = {"VISUAL": one.config.normalization_mapping["VISUAL"]}
     before, _ = make_sac_pre_post_processors(one.config, stats)
     buffer = filled(made(feature_buffer(one, "float32", 1, before.process_observation)), steps[:5])
     for i in range(5):
-        for key, mean in zip(CAMERAS, (0.1, 0.6)):
+        for key, mean in means.items():
             expected = by_hand(trunk, (steps[i]["state"][key] - mean) / (0.2 + 1e-8))
             torch.testing.assert_close(buffer.states[key].rows[i], expected, atol=1e-4, rtol=1e-4)
 
@@ -304,9 +331,10 @@ def test_numbers_come_back_within_half_a_step(dtype: Dtype, error: float, trunk:
     coarse, fine = drawn(buffer, plain)
     assert torch.equal(coarse["reward"], fine["reward"])
     for key in CAMERAS:
-        gap, widest = (coarse["next_state"][key] - fine["next_state"][key]).abs(), fine["next_state"][key].amax()
+        alive, widest = fine["next_state"][key] > 0, fine["next_state"][key].amax()
+        gap = (coarse["next_state"][key] - fine["next_state"][key]).abs()[alive]
         assert 0 < gap.median() <= error * widest / 2
-        assert (gap <= error * widest).float().mean() > 0.98  # all but what a grid leaves out
+        assert (gap <= error * widest / 2 + 1e-6).float().mean() > 0.98  # all but what a grid leaves out
 
 
 class Updates(queue.Queue[bytes]):
@@ -331,14 +359,14 @@ def learn(settings: TrainRLServerPipelineConfig, sent: Steps, count: int) -> tup
         arrived.put(transitions_to_bytes(sent[i : i + EPISODE]))
     stop = threading.Event()
     with pytest.MonkeyPatch.context() as patch, stored_features("uint8", 2):
+
+        def kept(make: Any, *args: Any, **kwargs: Any) -> Any:
+            buffers.append(make(*args, **kwargs))
+            states.append(copy.deepcopy(buffers[-1].features.encoder.state_dict()))
+            return buffers[-1]
+
         for name in ("initialize_replay_buffer", "initialize_offline_replay_buffer"):
-
-            def kept(*args: Any, fn: Any = getattr(learner, name), **kwargs: Any) -> Any:
-                buffers.append(fn(*args, **kwargs))
-                states.append(copy.deepcopy(buffers[-1].features.encoder.state_dict()))
-                return buffers[-1]
-
-            patch.setattr(learner, name, kept)
+            patch.setattr(learner, name, functools.partial(kept, getattr(learner, name)))
         learner.add_actor_information_and_train(settings, None, stop, arrived, queue.Queue(), Updates(count, stop))  # type: ignore[arg-type]
     assert learner.ReplayBuffer is ReplayBuffer
     assert learner.LeRobotDataset is LeRobotDataset
@@ -437,9 +465,7 @@ def test_a_policy_is_copied_saved_and_loaded_before_and_after(trunk: str, steps:
     assert all(torch.equal(action, actions[0]) for action in actions)
 
 
-def test_bytes_of_an_observation_are_those_of_the_page(
-    steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_of_an_observation_are_those_of_the_page(steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Contract (g), docs/lerobot.md, "What it saves": two cameras of 128x128, a network of the size of ResNet10."""
     monkeypatch.setattr("seer_rl.integrations.lerobot.LEAST", 1)
     page = (Path(__file__).parents[2] / "docs" / "lerobot.md").read_text("utf-8")
