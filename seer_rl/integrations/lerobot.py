@@ -7,7 +7,7 @@
         train_cli()
 
 The library freezes its vision encoder before the first step, and yet stores images of float32 and embeds every sampled batch.
-Here an image is embedded once, when it comes in. All that lies above the frozen encoder goes on learning, and actors see images.
+Here an image is embedded once, when it comes in. What lies above the frozen encoder goes on learning, and actors see images.
 """
 
 import functools
@@ -184,11 +184,19 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
         storage_device: str = "cpu",
         optimize_memory: bool = False,
     ) -> None:
-        """Take what the library's buffer takes. Raises ValueError for an augmentation that is not that of the stored views."""
+        """Take what the library's buffer takes.
+
+        Raises ValueError for an augmentation that is not that of the stored views, and for a capacity that makes no grid.
+        """
         if image_augmentation_function is not None:
             raise ValueError("stored views are images shifted as the library shifts them: give no image_augmentation_function")
         if not use_drq and self.features.views > 1:
             raise ValueError(f"use_drq=False and {self.features.views} shifted views contradict each other: store views=1")
+        if capacity < LEAST and not self.features.codecs:
+            dtype = self.features.dtype
+            raise ValueError(
+                f"{capacity} transitions are too few to make a grid of {dtype}: give a capacity of {LEAST} or more"
+            )
         # The views are the augmentation: nothing is left for the library to shift.
         super().__init__(capacity, device, state_keys, random_shift, False, storage_device, optimize_memory)
         self.waiting: list[tuple[Any, ...]] = []  # transitions that came before there was a grid
@@ -203,9 +211,16 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
         """Store a transition; images [1, C, H, W] become features."""
         seen = self.features.embed(state)
         after = seen if self.optimize_memory else self.features.embed(next_state)  # there the next row is what follows
-        self.waiting.append((seen, after, action, reward, done, truncated, complementary_info))
+        transition = seen, after, action, reward, done, truncated, complementary_info
+        if self.features.codecs and not self.waiting:
+            self._store(*transition)
+            return
+        self.waiting.append(transition)
         if self.features.codecs or len(self.waiting) >= self.features.needed(self.capacity):
             self.settle()
+
+    def _store(self, seen: Obs, after: Obs, action: Any, reward: Any, *rest: Any) -> None:
+        super().add(self.features.encode(seen), action, reward, self.features.encode(after), *rest)
 
     def settle(self) -> None:
         """Store the transitions that wait for a grid. Raises RuntimeError where they are too few to make one."""
@@ -214,8 +229,8 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
                 few, dtype = len(self.waiting), self.features.dtype
                 raise RuntimeError(f"{few} observations make no grid of {dtype}: add {LEAST} before sampling, or store float16")
             self.features.fit([waiting[0] for waiting in self.waiting])
-        for seen, after, action, reward, *rest in self.waiting:
-            super().add(self.features.encode(seen), action, reward, self.features.encode(after), *rest)
+        for transition in self.waiting:
+            self._store(*transition)
         self.waiting.clear()
 
     def _initialize_storage(self, state: Obs, action: Any, complementary_info: Any = None) -> None:

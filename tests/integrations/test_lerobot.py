@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import os
 import queue
 import threading
@@ -204,7 +205,7 @@ def test_demonstrations_are_embedded_at_loading(trunk: str, demos: LeRobotDatase
     compare(ours.sample(40), theirs.sample(40), trunk)
     monkeypatch.undo()
     transitions: Any = feature_buffer(policy(trunk), "uint4", 2)._lerobotdataset_to_transitions(demos, KEYS)
-    for one, other in zip(transitions, transitions[1:], strict=False):
+    for one, other in itertools.pairwise(transitions):
         for key in CAMERAS:
             assert one["state"][key].shape == (1, 2, 16 * 8 * 8 // 2)
             assert one["state"][key].dtype == torch.uint8
@@ -224,19 +225,16 @@ def losses(one: Any, batch: Any) -> dict[str, torch.Tensor]:
     return found | {name: x.grad for name, x in one.critic_ensemble.named_parameters() if x.grad is not None}
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_losses_on_features_are_losses_on_images(shared: bool, trunk: str, steps: Steps, demos: LeRobotDataset) -> None:
+@pytest.mark.parametrize("kind", ["shared", "apart", "own"])  # own: the library's small network, of a policy that was trained
+def test_losses_on_features_are_losses_on_images(kind: str, trunk: str, steps: Steps, demos: LeRobotDataset) -> None:
     """Contract (a), on batches of both buffers, with gradients of all that goes on learning; (i), acting on images."""
-    plain = policy(trunk, shared_encoder=shared)
+    plain = policy(None, pretrained_path=Path("trained")) if kind == "own" else policy(trunk, shared_encoder=kind == "shared")
     ours = copy.deepcopy(plain)
     for encoder in (plain.encoder_actor, plain.encoder_critic):
         encoder.image_encoder.eval()  # the library leaves it in training mode, and its batch normalisation moves
-    kinds = [ReplayBuffer, feature_buffer(ours, "float32", 1)]
-    online = [filled(made(kind), steps) for kind in kinds]
-    offline = [
-        kind.from_lerobot_dataset(demos, "cpu", KEYS, 40, use_drq=False, optimize_memory=True)  # type: ignore[attr-defined]
-        for kind in kinds
-    ]
+    classes: list[Any] = [ReplayBuffer, feature_buffer(ours, "float32", 1)]
+    online = [filled(made(one), steps) for one in classes]
+    offline = [one.from_lerobot_dataset(demos, "cpu", KEYS, 40, use_drq=False, optimize_memory=True) for one in classes]
     batches = [concatenate_batch_transitions(*both) for both in zip(drawn(*online), drawn(*offline), strict=True)]
     on_images, on_features = losses(plain, batches[0]), losses(ours, batches[1])
     assert {"encoder.spatial_embeddings.observation_images_side.kernel", "critics.0.net.net.0.weight"} <= on_images.keys()
@@ -487,6 +485,8 @@ def test_bytes_of_an_observation_are_those_of_the_page(steps: Steps, tmp_path: P
             assert buffer.states[STATE].nbytes == theirs.states[STATE].nbytes
         assert counted == [views * 2 * 512 * 4 * 4 * bits // 8 for bits in (32, 16, 8, 4)]
         assert " | ".join(f"{n:,}" for n in [*row, *counted]) in page
+        assert f"{200_000 * counted[2] / 1e9:.1f} GB" in page
+    assert f"{200_000 * row[0] / 1e9:.1f} GB" in page
 
 
 @pytest.mark.parametrize(
@@ -520,6 +520,8 @@ def test_buffers_and_policies_that_do_not_fit_are_refused(trunk: str, steps: Ste
     kind = feature_buffer(policy(trunk), "float32", 2)
     with pytest.raises(ValueError, match="use_drq=False and 2 shifted views"):
         made(kind)
+    with pytest.raises(ValueError, match="20 transitions are too few to make a grid of uint8: give a capacity of 32"):
+        made(feature_buffer(policy(trunk), "uint8", 1), 20)
     with pytest.raises(ValueError, match="give no image_augmentation_function"):
         kind(8, image_augmentation_function=random_shift)
     with pytest.raises(ValueError, match="give a root"):
