@@ -283,11 +283,11 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
             raise ValueError("the buffer has no images to make a dataset of: give a root for its features, and at least one")
         Path(root).mkdir(parents=True, exist_ok=True)
         features, size = self.features, self.size
-        settings = {"dtype": features.dtype, "views": features.views, "optimize_memory": self.optimize_memory}
+        saved: dict[str, Any] = {"dtype": features.dtype, "views": features.views, "optimize_memory": self.optimize_memory}
         states = {key: codec.get_state() for key, codec in features.codecs.items() if features.dtype in BITS}
-        grids = {f"grid/{key}": torch.stack([state["low"], state["step"]]).numpy() for key, state in states.items()}
-        rows = {f"rows/{name}": x[:size].numpy(force=True) for name, x in self._arrays().items()}
-        np.savez(Path(root) / FILE, position=self.position, **settings, **grids, **rows)
+        saved |= {f"grid/{key}": torch.stack([state["low"], state["step"]]).numpy() for key, state in states.items()}
+        saved |= {f"rows/{name}": x[:size].numpy(force=True) for name, x in self._arrays().items()}
+        np.savez(Path(root) / FILE, position=self.position, **saved)
         return Path(root) / FILE
 
     @classmethod

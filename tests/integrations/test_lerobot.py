@@ -55,10 +55,9 @@ def network(sizes: list[int], first: int, path: Path) -> str:
     """Write a residual network with batch normalisation to a directory, which the library loads as a vision encoder."""
     torch.manual_seed(0)
     model = ResNetModel(ResNetConfig(embedding_size=first, hidden_sizes=sizes, depths=[1] * len(sizes), layer_type="basic"))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as after training: not the statistics of any batch
-            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for name, x in model.named_buffers():  # as after training: not the statistics of any batch
+        if name.endswith(("running_mean", "running_var")):
+            torch.nn.init.uniform_(x, *((-0.2, 0.2) if name.endswith("mean") else (0.5, 1.5)))
     model.save_pretrained(path)
     return str(path)
 
@@ -190,9 +189,9 @@ def test_transitions_are_those_of_the_librarys_own_buffer(
     theirs, ours = (filled(made(one, capacity, optimize), steps) for one in (ReplayBuffer, kind))
     assert len(ours) == len(theirs) == min(capacity, len(steps))
     monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(size[0], device=device) % high)
-    both = [buffer.sample(capacity) for buffer in (ours, theirs)]
-    assert len(both[0]["reward"].unique()) >= min(capacity, len(steps)) - 1
-    compare(*both, trunk)
+    batch = ours.sample(capacity)
+    assert len(batch["reward"].unique()) >= min(capacity, len(steps)) - 1
+    compare(batch, theirs.sample(capacity), trunk)
 
 
 def test_demonstrations_are_embedded_at_loading(trunk: str, demos: LeRobotDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,13 +285,13 @@ def test_views_are_the_librarys_shifts_and_one_is_drawn(trunk: str, steps: Steps
     for seed in range(60):
         (batch,) = drawn(buffer, count=3, seed=seed)
         for row, action in enumerate(batch["action"]):
-            step = next(i for i in range(4) if torch.equal(steps[i]["action"][0], action))
+            number = next(i for i in range(4) if torch.equal(steps[i]["action"][0], action))
             which = []
-            for name, key, at in (("state", CAMERAS[0], step), ("next_state", CAMERAS[1], step + 1)):
+            for name, key, at in (("state", CAMERAS[0], number), ("next_state", CAMERAS[1], number + 1)):
                 gap = (expected[key][at] - batch[name][key][row]).abs().amax((1, 2, 3))
                 which.append(int(gap.argmin()))
                 assert gap.min() < 1e-5
-            pairs.add((step, *which))
+            pairs.add((number, *which))
     assert len({gap for x in expected.values() for gap in x[0].flatten(1).sum(1).tolist()}) == 6
     assert len(pairs) == 3 * 3 * 3  # every view with every other's, of each of the three transitions
 
@@ -365,7 +364,7 @@ def learn(settings: TrainRLServerPipelineConfig, sent: Steps, count: int) -> tup
 
         for name in ("initialize_replay_buffer", "initialize_offline_replay_buffer"):
             patch.setattr(learner, name, functools.partial(kept, getattr(learner, name)))
-        learner.add_actor_information_and_train(settings, None, stop, arrived, queue.Queue(), Updates(count, stop))  # type: ignore[arg-type]
+        learner.add_actor_information_and_train(settings, None, stop, arrived, queue.Queue(), Updates(count, stop))
     assert learner.ReplayBuffer is ReplayBuffer
     assert learner.LeRobotDataset is LeRobotDataset
     return buffers, states
@@ -376,7 +375,7 @@ def test_the_librarys_learner_trains_on_features_and_goes_on(
 ) -> None:
     """Contract (c), (d), (i): 100 updates from both buffers through a checkpoint, then a run that goes on from there."""
     given = config(trunk, online_buffer_capacity=50, offline_buffer_capacity=40, online_step_before_learning=40, utd_ratio=2)
-    given.actor_learner_config = ActorLearnerConfig(policy_parameters_push_frequency=-1)  # type: ignore[arg-type]
+    given.actor_learner_config = ActorLearnerConfig(policy_parameters_push_frequency=-1)
     spaces = {**given.input_features, **given.output_features}
     env = HILSerlRobotEnvConfig(task="arm", features=spaces, features_map={key: key for key in spaces})
     settings = TrainRLServerPipelineConfig(
