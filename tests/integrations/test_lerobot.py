@@ -26,6 +26,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.envs.configs import HILSerlRobotEnvConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.policies.factory import make_policy
 from lerobot.policies.sac.configuration_sac import ActorLearnerConfig, SACConfig
 from lerobot.policies.sac.modeling_sac import SACObservationEncoder, SACPolicy
 from lerobot.policies.sac.processor_sac import make_sac_pre_post_processors
@@ -527,6 +528,7 @@ def test_buffers_and_policies_that_do_not_fit_are_refused(trunk: str, steps: Ste
         filled(kind(8, "cpu", KEYS), steps[:2]).to_lerobot_dataset("name")
     with pytest.raises(ValueError, match="the vision encoder is trained"), stored_features():
         learner.make_policy(config(trunk, freeze_vision_encoder=False), env_cfg=_env())
+    assert learner.make_policy is make_policy
     assert learner.ReplayBuffer is ReplayBuffer
 
 
