@@ -13,7 +13,7 @@ train: .venv/installed
 test: lint .venv/renderer
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: lint .venv/renderer .venv/browser
+test-all: lint .venv/renderer .venv/browser .venv/lerobot
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
@@ -34,6 +34,14 @@ lint: .venv/installed
 .venv/browser: .venv/installed
 	command -v chromium > /dev/null \
 	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends chromium; }
+	touch $@
+
+# LeRobot's pins exclude the PyTorch of constraints.txt: it is installed without them, and then what its learner imports.
+.venv/lerobot: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+	lerobot==0.4.4 torchvision==0.28.0 'accelerate<2' 'diffusers<0.36' pyserial
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	'transformers<5' 'huggingface-hub<0.36' draccus==0.10.0 'einops<0.9' 'datasets<5' 'av<16' grpcio termcolor jsonlines
 	touch $@
 
 clean:
