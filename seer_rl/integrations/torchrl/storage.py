@@ -1,12 +1,12 @@
 """Replace the images in a storage of TorchRL by embeddings: row after row, the oldest first."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from tensordict import MemoryMappedTensor, TensorDict, TensorDictBase
-from torchrl.data import ListStorage, TensorStorage
+from torchrl.data import LazyTensorStorage, ListStorage, TensorStorage
 from torchrl.data.replay_buffers.storages import CompressedListStorage
 
 CHUNK = 32  # rows converted at once: they bound the memory that this needs beside the storage
@@ -52,11 +52,11 @@ def grows(storage: Any) -> bool:
 def convert(storage: Any, keys: list[Key], kept: torch.Tensor, capacity: int, stored: torch.Tensor, encode: Encode) -> None:
     """Keep the rows `kept` [n], in this order, as the first of `capacity` rows, with what `encode` makes of their images.
 
-    stored: an example of it. Where the storage is a list, each row is replaced where it is. Otherwise new tensors are filled,
-    one key after the other, and the old ones are dropped as soon as they have been read.
+    stored: an example of it. The embeddings of a key are made in one piece beside its images, which are then dropped: rows of a
+    list one by one, tensors at once.
     """
     if isinstance(storage, ListStorage):
-        _convert_list(storage, keys, kept, encode)
+        _convert_list(storage, keys, kept, stored, encode)
         storage.max_size = capacity
     else:
         _convert_tensors(storage, keys, kept, capacity, stored, encode)
@@ -64,24 +64,27 @@ def convert(storage: Any, keys: list[Key], kept: torch.Tensor, capacity: int, st
     storage._bump_mutation_revision()
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(begin, min(begin + CHUNK, n)) for begin in range(0, n, CHUNK))
+def _encoded(x: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, into: torch.Tensor, encode: Encode) -> None:
+    """Let the first of `into` be what `encode` makes of the images that `x` returns of `rows` [n]."""
+    for begin in range(0, len(rows), CHUNK):
+        into[begin : min(begin + CHUNK, len(rows))] = encode(x(rows[begin : begin + CHUNK])).to(into.device)
 
 
-def _convert_list(storage: Any, keys: list[Key], kept: torch.Tensor, encode: Encode) -> None:
+def _convert_list(storage: Any, keys: list[Key], kept: torch.Tensor, stored: torch.Tensor, encode: Encode) -> None:
     for rows in (getattr(storage, name, None) for name in ("_storage", "_metadata")):  # what is compressed has both
         if rows is not None:
             rows[:] = [rows[i] for i in kept.tolist()]
-    for part in _chunks(len(kept)):
-        places = torch.arange(part.start, part.stop)
-        made = {key: encode(images(storage, key, places)) for key in keys}
-        for i, place in enumerate(places.tolist()):
-            item = row(storage, place).clone(False)  # the row may still be the user's own object
-            for key, z in made.items():
-                item.set(key, storage._to_device(z[i].clone()))
+    n = len(kept)
+    for key in keys:
+        # All of a key's embeddings first: between large pieces of memory, small ones that stay would leave holes for good.
+        made = torch.empty(n, *stored.shape, dtype=stored.dtype)
+        _encoded(lambda some, key=key: images(storage, key, some), torch.arange(n), made, encode)  # type: ignore[misc]
+        for i in range(n):
+            item = row(storage, i).clone(False)  # the row may still be the user's own object
+            item.set(key, storage._to_device(made[i].clone()))
             if "index" in item:
-                item.set("index", torch.full_like(item.get("index"), place))
-            storage._set_item(place, item)
+                item.set("index", torch.full_like(item.get("index"), i))
+            storage._set_item(i, item)
 
 
 def _convert_tensors(
@@ -91,7 +94,7 @@ def _convert_tensors(
     first = TensorDict({key: stored.to(x.device) if key in keys else x[0].clone() for key, x in old.items()}, [])
     directory = getattr(storage, "scratch_dir", None)
     empty(storage, capacity)
-    if hasattr(storage, "_init"):
+    if isinstance(storage, LazyTensorStorage):
         if directory:  # the old files are still being read
             storage.scratch_dir = f"{directory}embeddings/"
         storage._init(first)
@@ -101,8 +104,7 @@ def _convert_tensors(
     for key in list(old):
         x, new = old.pop(key), storage._storage.get(key)
         if key in keys:
-            for part in _chunks(n):
-                new[part] = encode(x[kept[part]]).to(new.device)
+            _encoded(x.__getitem__, kept, new, encode)
         else:
             new[:n] = torch.arange(n).view(-1, *[1] * (x.dim() - 1)) if key == "index" else x[kept]
         if directory and isinstance(x, MemoryMappedTensor):
