@@ -135,7 +135,7 @@ class Run:
         for _ in range(times):
             batch = self.buffer.sample()
             losses = self.loss(batch)
-            total: torch.Tensor = sum(x for key, x in losses.items() if key.startswith("loss"))  # type: ignore[assignment]
+            total: torch.Tensor = sum(x for key, x in losses.items() if key.startswith("loss"))
             self.optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -164,10 +164,15 @@ def test_losses_on_embeddings_are_losses_on_images_and_nothing_below_moves(kind:
     run.collect(40)
     assert not seer.frozen
     run.update(4)
-    for key, x in list(run.loss.state_dict().items()):  # as the freeze will do
-        if key.startswith("target_") and ".lower." in key:
-            x.copy_(run.loss.state_dict()[key.removeprefix("target_")])
+    state = run.loss.state_dict()
+    targets = {key: state[key] for key in below(run.loss) if key.startswith("target_")}
+    behind = {key: x.clone() for key, x in targets.items()}
+    assert any(not torch.equal(x, state[key.removeprefix("target_")]) for key, x in targets.items())
+    for key, x in targets.items():  # as the freeze will do
+        x.copy_(state[key.removeprefix("target_")])
     before = value(run.loss, run.buffer[torch.arange(40)])
+    for key, x in targets.items():
+        x.copy_(behind[key])
     assert seer.step()
     batch = run.buffer[torch.arange(40)]
     encoders = {"dqn": 1, "sac": 3, "td3": 3, "shared": 1}[kind]
@@ -177,8 +182,6 @@ def test_losses_on_embeddings_are_losses_on_images_and_nothing_below_moves(kind:
     assert after.keys() == before.keys()
     assert all(after[key] == pytest.approx(before[key], abs=1e-5) for key in before)
     frozen, state = below(run.loss), {key: x.clone() for key, x in run.loss.state_dict().items()}
-    targets = [key for key in frozen if key.startswith("target_")]
-    assert targets
     assert all(torch.equal(frozen[key], frozen[key.removeprefix("target_")]) for key in targets)
     run.update(100)
     assert all(torch.equal(x, frozen[key]) for key, x in below(run.loss).items())
@@ -202,6 +205,7 @@ def trees() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, about compilers
         compiled = cpp_extension.load("_torchrl", sources, extra_cflags=["-O0"])
+    sys.modules["_torchrl"] = compiled  # where a saved tree looks for its class
     for name in ("SumSegmentTreeFp32", "MinSegmentTreeFp32", "SumSegmentTreeFp64", "MinSegmentTreeFp64"):
         setattr(prioritized, name, getattr(compiled, name))
 
@@ -243,7 +247,7 @@ def test_transitions_are_those_of_the_librarys_own_buffer(
     written: list[Any] = []
     run.collect(64, 16, keep=written)
     run.update(4)
-    everything = torch.cat(written)
+    everything: Any = torch.cat(written)
     assert everything["next", "done"].any()
     theirs = made(STORAGES[storage](tmp_path / "theirs"), False)
     for data in written:
@@ -295,8 +299,8 @@ def go_on(run: Run) -> list[float]:
     return [*drawn, float(loss), float(run.update(2)), float(len(run.buffer))]
 
 
-SAVED = [("tensor", False, "dumps"), ("tensor", True, "dumps"), ("directory", True, "dumps"), ("memmap", False, "dumps"),
-         ("tensor", True, "state"), ("list", True, "state"), ("compressed", False, "state")]  # fmt: skip
+SAVED = [("tensor", True, "dumps"), ("directory", True, "dumps"), ("memmap", False, "dumps"), ("tensor", True, "state"),
+         ("list", False, "state")]  # fmt: skip
 
 
 def resume(storage: str, prioritized: bool, how: str, path: Path) -> tuple[Run, Seer]:
@@ -342,6 +346,7 @@ def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
 def in_another_process(directory: str) -> None:
     """Go on with everything that was saved, and print what comes out."""
     torch.set_num_threads(1)
+    trees()
     found = []
     for i, case in enumerate(SAVED):
         path = Path(directory) / str(i)
@@ -462,7 +467,8 @@ def test_a_storage_that_was_given_its_tensors() -> None:
     run.buffer = made(TensorStorage(rows), False)
     seer = Seer(run.loss, run.buffer, 10, capacity=50)
     run.update()
-    run.collect(10, keep=(written := []))
+    written: list[Any] = []
+    run.collect(10, keep=written)
     assert seer.step()
     assert len(run.buffer) == 40
     kept = torch.cat([rows[10:40]["pixels"], written[0]["pixels"]])
@@ -522,7 +528,7 @@ def buffer(**settings: Any) -> Any:
         (lambda: Seam(nn.Linear(4, 4), (4,)), "this module has none"),
         (lambda: Seam(nn.Sequential(nn.Conv2d(4, 4, 8), nn.BatchNorm2d(4)), (4, 84, 84)), "an encoder that stands still"),
         (lambda: seer_of(Run("dqn", encoder=lambda: cnn("dqn"))), r"put Seam\(cnn, shape\) in the place of cnn"),
-        (lambda: Seer(torch.compile(Run("dqn").loss), buffer(), 40), "not compiled"),  # type: ignore[arg-type]
+        (lambda: Seer(torch.compile(Run("dqn").loss), buffer(), 40), "not compiled"),
         (lambda: seer_of(Run("dqn", ReplayBuffer(storage=LazyTensorStorage(60), shared=True))), "of this process"),
         (lambda: seer_of(Run("dqn", buffer(sampler=SamplerWithoutReplacement()))), "not SamplerWithoutReplacement"),
         (lambda: seer_of(Run("dqn", buffer(writer=TensorDictMaxValueWriter()))), "TensorDictMaxValueWriter"),
