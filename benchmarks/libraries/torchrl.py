@@ -46,7 +46,7 @@ def train(game: str, steps: int, freeze: int | None, seed: int, tick: Callable[[
     """
     torch.manual_seed(seed)
     watch = Watch(envs.make(game, training=True), tick)
-    floats = [ToTensorImage(in_keys=["pixels"])] if freeze is None else []
+    floats = [ToTensorImage(in_keys=["pixels"], shape_tolerant=True)] if freeze is None else []
     env = TransformedEnv(GymWrapper(watch), Compose(RenameTransform(["observation"], ["pixels"]), *floats, InitTracker()))
     env.set_seed(seed)
     convolutions: nn.Module = ConvNet(in_features=4, num_cells=[32, 64, 64], kernel_sizes=[8, 4, 3], strides=[4, 2, 1],

@@ -136,7 +136,7 @@ class Run:
             batch = self.buffer.sample()
             losses = self.loss(batch)
             total: torch.Tensor = sum(x for key, x in losses.items() if key.startswith("loss"))
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad(set_to_none=False)  # what is frozen must be passed over all the same
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.updater.step()
