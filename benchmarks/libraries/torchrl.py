@@ -4,6 +4,7 @@ Alone, it is as in the library's own DQN for Atari: the environment makes float3
 holds them, and three batches are prefetched. With SEER, the same storage holds the stacks as uint8 until the freeze.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,7 @@ def train(game: str, steps: int, freeze: int | None, seed: int, tick: Callable[[
 
     Returns the scores of all games that ended, and the bytes that the storage's tensors hold for a step at the end.
     """
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # it tells of every storage that it makes
     torch.manual_seed(seed)
     watch = Watch(envs.make(game, training=True), tick)
     floats = [ToTensorImage(in_keys=["pixels"], shape_tolerant=True)] if freeze is None else []

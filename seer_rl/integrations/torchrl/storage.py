@@ -1,5 +1,6 @@
 """Replace the images in a storage of TorchRL by embeddings: row after row, the oldest first."""
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -24,11 +25,11 @@ def refuse(storage: Any) -> None:
 
 
 def row(storage: Any, index: int) -> Any:
-    """Return one row of a storage. Raises ValueError where it is no TensorDict."""
+    """Return one row of a storage, by itself: a view would keep all rows. Raises ValueError where it is no TensorDict."""
     found = storage._storage[index] if isinstance(storage, TensorStorage) else storage._get_item(index)
     if not isinstance(found, TensorDictBase):
         raise ValueError(f"SEER replaces images in TensorDicts, and the buffer holds {type(found).__name__}")
-    return found
+    return found.clone() if isinstance(storage, TensorStorage) else found
 
 
 def images(storage: Any, key: Key, rows: torch.Tensor) -> torch.Tensor:
@@ -94,6 +95,7 @@ def _convert_tensors(
     first = TensorDict({key: stored.to(x.device) if key in keys else x[0].clone() for key, x in old.items()}, [])
     directory = getattr(storage, "scratch_dir", None)
     empty(storage, capacity)
+    gc.collect()  # TensorDicts refer to themselves: otherwise the old one would keep its tensors for a while
     if isinstance(storage, LazyTensorStorage):
         if directory:  # the old files are still being read
             storage.scratch_dir = f"{directory}embeddings/"
