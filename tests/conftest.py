@@ -18,6 +18,9 @@ for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background job, or no
 
 # Tests that `make test` leaves to `make test-all`: those that take a minute, and of several alike all but some.
 SLOW = (
+    "integrations/test_lerobot.py",
+    "integrations/test_tianshou.py",
+    "integrations/test_torchrl.py",
     "agents/test_actor_critics.py::test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway[drqv2]",
     "agents/test_actor_critics.py::test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway[sac]",
     "agents/test_actor_critics.py::test_a_time_limit_is_not_the_end_of_value[drqv2",

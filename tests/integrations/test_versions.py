@@ -13,6 +13,8 @@ import pytest
     [
         ("sb3", "stable-baselines3", "2.8.0", ">=2.9,<3", "sb3"),
         ("sb3", "stable-baselines3", "3.0.0", ">=2.9,<3", "sb3"),
+        ("torchrl", "torchrl", "0.13.9", ">=0.14,<0.15", "torchrl"),
+        ("torchrl", "torchrl", "0.15.0", ">=0.14,<0.15", "torchrl"),
     ],
 )
 def test_another_version_is_refused(module: str, library: str, release: str, wanted: str, extra: str, tmp_path: Path) -> None:

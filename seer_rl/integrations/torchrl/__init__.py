@@ -13,7 +13,11 @@ import warnings
 from typing import Any
 
 import torch
-import torchrl
+
+from seer_rl.integrations import require
+
+require("torchrl", "0.14", "0.15", "torchrl")  # private names of the library are used
+
 from tensordict import TensorDictBase
 from torchrl.data import PrioritizedSampler, RandomSampler, ReplayBuffer
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
@@ -48,11 +52,9 @@ class Seer(Transform):  # type: ignore[misc]
         freeze: the step, counted in what has been written into the buffer. dtype: how embeddings are stored, see
         `seer_rl.replay.codec.Dtype`. capacity: the most steps to hold afterwards; None: as many as the buffer's bytes hold.
         collector: whose total_frames the freeze must lie within, if given.
-        Raises ValueError for what cannot be done right, and RuntimeError for another version of TorchRL.
+        Raises ValueError for what cannot be done right.
         """
         super().__init__()
-        if not torchrl.__version__.startswith("0.14."):
-            raise RuntimeError(f"SEER's tests pass with TorchRL 0.14, and this is {torchrl.__version__}")
         if isinstance(freeze, bool) or not isinstance(freeze, int):
             raise ValueError(
                 f"freeze is a number of steps, not {freeze!r}: an automatic freeze is there in Stable-Baselines3 only"
