@@ -18,6 +18,11 @@ for number in (signal.SIGINT, signal.SIGHUP):  # a shell's background job, or no
 
 # Tests that `make test` leaves to `make test-all`: those that take a minute, and of several alike all but some.
 SLOW = (
+    "examples/test_cleanrl.py::test_without_the_block",
+    "examples/test_cleanrl.py::test_a_run_through_the_freeze",
+    "examples/test_cleanrl.py::test_nothing_below_the_seam",
+    "examples/test_cleanrl.py::test_losses_on_embeddings",
+    "examples/test_cleanrl.py::test_transitions_are",
     "integrations/test_lerobot.py",
     "integrations/test_tianshou.py",
     "integrations/test_torchrl.py",
