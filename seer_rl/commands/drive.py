@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,6 +37,7 @@ def drive(run: Run, console: Screen, display: Display) -> None:
         for page in pages:
             open_pages.enter_context(page)
         warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        open_pages.enter_context(_writers_fail_silently())
         try:
             loop.train(run, display, stopping, *pages)
         except Stopped:
@@ -50,6 +52,17 @@ def drive(run: Run, console: Screen, display: Display) -> None:
     except (ImportError, ValueError, OSError) as error:  # the run has ended well, whatever befalls its picture
         say(f"note: {error}")
     say(f"again: seer eval {quoted(run.run_dir)}   film: seer play {quoted(run.run_dir)} --video out.mp4")
+
+
+@contextlib.contextmanager
+def _writers_fail_silently() -> Iterator[None]:
+    """Print nothing where the system refuses what another thread writes: TensorBoard raises it again at its next number."""
+    before = threading.excepthook
+    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else before(failed)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class Stopping:

@@ -602,6 +602,7 @@ def test_what_the_replay_cannot_hold_ends_the_run_in_a_sentence(
     assert "at step 35; the checkpoint of step 30 in" in str(fault.value)
 
 
+@pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own
 def test_a_disk_that_is_full_when_metrics_are_written_is_a_sentence(tmp_path: Path) -> None:
     """The system's own refusal, by a limit on the size of files."""
     run = Run(dataclasses.replace(SHORT, run_dir=tmp_path / "run", eval=EvalConfig(35, 1)))
