@@ -107,12 +107,13 @@ class Seer:
             raise RuntimeError("the collector's on_step_hook is no longer SEER's: let the new one call seer.on_step")
         if any(s.scale is None or checksum([s]) == before for s, before in zip(self.online, self.untrained, strict=True)):
             raise ValueError(f"a freeze at {env_step} comes before the convolutions were trained: let it come later")
+        codecs, buffer = self._codecs(), self.buffer
+        steps = self._capacity(sum(_length(codec.dtype, codec.shape) for codec in codecs))
         for target, source in self.targets:
             target.below.load_state_dict(source.below.state_dict())
-        codecs, buffer = self._codecs(), self.buffer
         self._fix(codecs, scales := [split.scale or 1.0 for split in self.online])
         before = {"bytes_before": buffers.nbytes(buffer._meta), "steps_before": buffer.maxsize}
-        buffers.convert(buffer, self._capacity(self.online[-1].place.stop), self._codes)
+        buffers.convert(buffer, steps, self._codes)
         buffer.seer = {"checksum": checksum(self.online), "scales": scales, "codecs": [codec.get_state() for codec in codecs]}
         self.report = {**before, "bytes_after": buffers.nbytes(buffer._meta), "steps_after": buffer.maxsize}
         self.frozen_at = env_step

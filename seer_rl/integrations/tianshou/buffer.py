@@ -94,15 +94,22 @@ def convert(buffer: Any, steps: int, encode: Callable[[Array], Array]) -> None:
     if isinstance(buffer, PrioritizedReplayBuffer):
         weight, buffer.weight = buffer.weight, SegmentTree(total)
         buffer.weight[new] = weight[rows]
-    buffer.set_batch(Batch(columns))
+    buffer.set_batch(_batch(columns))
 
 
 def _moved(value: Any, rows: Array, new: Array, total: int) -> Any:
     """Return `total` rows, of which `new` are what `rows` of `value` were."""
     if isinstance(value, Batch):
-        return Batch({key: _moved(one, rows, new, total) for key, one in value.items()})
+        return _batch({key: _moved(one, rows, new, total) for key, one in value.items()})
     moved = np.zeros((total, *value.shape[1:]), value.dtype)
     if value.dtype == object:
         moved[...] = None
     moved[new] = value[rows]
     return moved
+
+
+def _batch(columns: dict[str, Any]) -> Batch:
+    """Return a batch of these columns as they are: given to it at once, it would look into arrays of objects."""
+    batch = Batch()
+    batch.__dict__.update(columns)
+    return batch

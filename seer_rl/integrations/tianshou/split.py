@@ -63,8 +63,8 @@ class Split(nn.Sequential):
 
     def enter(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Note what the network is given. In the place of codes, send one pixel of each observation through it."""
-        self.given = args[0]
-        return (np.zeros((len(args[0]), 1, 1, 1), np.uint8), *args[1:]) if self._coded(args[0]) else None
+        self.given = args[0] if args and isinstance(args[0], np.ndarray | torch.Tensor) else None
+        return (np.zeros((len(args[0]), 1, 1, 1), np.uint8), *args[1:]) if self._coded(self.given) else None
 
     def _coded(self, given: Any) -> bool:
         """Tell codes from images."""
