@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tianshou.data import Batch, PrioritizedReplayBuffer, SegmentTree
+
+from seer_rl.replay.arena import Arena
 
 Array = NDArray[Any]
 
@@ -73,8 +76,9 @@ def convert(buffer: Any, steps: int, encode: Callable[[Array], Array]) -> None:
         for first in range(0, len(order), CHUNK):
             chunk = order[first : first + CHUNK]
             codes = encode(together(images, needs[chunk]))
-            if first == 0:  # the system commits the pages of an array of zeros as they are written
-                columns[key] = np.zeros((total, *codes.shape[1:]), codes.dtype)
+            if first == 0:  # of an arena the system commits a page when it is written
+                size = total * codes[0].nbytes
+                columns[key] = Arena(size, torch.device("cpu")).bytes.numpy()[:size].view(codes.dtype).reshape(total, -1)
             columns[key][new[chunk]] = codes
             left = int(last[order[first + CHUNK]]) + 1 if first + CHUNK < len(order) else 0
             with contextlib.suppress(ValueError):  # where somebody else has a view of the images, they stay until the end
