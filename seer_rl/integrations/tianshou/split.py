@@ -1,0 +1,130 @@
+"""The library's networks, cut in two: convolutions that can be frozen, and all that goes on learning above them."""
+
+import zlib
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from seer_rl.replay.codec import Codec, layout
+
+
+class Split(nn.Sequential):
+    """The layers of an `nn.Sequential`, of which the first `cut` lie below the seam. They keep the names that they had.
+
+    The network around it is given images [B, C, H, W] or, from the freeze on, codes [B, n]. What it does to images on their way
+    here must not be done to codes: `enter` takes them from its arguments, and `forward` uses them here.
+    """
+
+    cut: int
+    given: Any  # what the network was given, until it has come here
+    scale: float | None  # what the network divides images by on their way here; None: not known yet
+    codec: Codec | None  # how embeddings are stored; None before the freeze
+    place: slice  # which numbers of a code are its own, where those of several networks lie side by side
+
+    @staticmethod
+    def of(network: nn.Module) -> "Split":
+        """Return the split of a network, and make it where there is none yet. Raises ValueError where that cannot be."""
+        every = _convolutions(network)
+        plain = [one for one in network.modules() if type(one).forward in (nn.Sequential.forward, Split.forward)]
+        holding = [one for one in plain if _convolutions(one) == every]
+        if not holding:
+            raise ValueError(
+                f"SEER cuts an nn.Sequential behind its convolutions, and those of {type(network).__name__} lie in none: "
+                "put them into one"
+            )
+        found = holding[-1]  # the innermost
+        if not isinstance(found, Split):
+            layers = list(cast(nn.Sequential, found))
+            cut = max(i for i, layer in enumerate(layers) if sees(layer)) + 1
+            while cut < len(layers) and not list(layers[cut].parameters()):  # activations, flattening
+                cut += 1
+            # The object stays and changes its class: other networks and the library's pairs of networks know it, too.
+            found.__class__ = Split
+            found.cut, found.given, found.scale, found.codec = cut, None, None, None  # type: ignore[assignment]
+        split = cast(Split, found)
+        if all(getattr(hook, "__self__", None) is not split for hook in network._forward_pre_hooks.values()):
+            network.register_forward_pre_hook(split.enter)
+        return split
+
+    @property
+    def below(self) -> nn.Sequential:
+        """Return the layers below the seam."""
+        return nn.Sequential(*list(self)[: self.cut])
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the layers below the seam are."""
+        device: torch.device = next(iter(self.below.state_dict().values())).device
+        return device
+
+    def enter(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Note what the network is given. In the place of codes, send one pixel of each observation through it."""
+        self.given = args[0] if args and isinstance(args[0], np.ndarray | torch.Tensor) else None
+        return (np.zeros((len(args[0]), 1, 1, 1), np.uint8), *args[1:]) if self._coded(self.given) else None
+
+    def _coded(self, given: Any) -> bool:
+        """Tell codes from images."""
+        return self.codec is not None and given is not None and given.ndim == 2
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map images [B, C, H, W] as they have come through the network, or codes that it was given, to features [B, ...]."""
+        given, self.given = self.given, None
+        if self._coded(given):
+            codec = cast(Codec, self.codec)
+            stored = torch.as_tensor(given, device=self.device)[:, self.place]
+            z = codec.decode(stored.reshape(-1, *layout(codec.dtype, codec.shape)[1]))
+        else:
+            if given is not None and self.scale is None:
+                self._compare(torch.as_tensor(given).to(input), input.detach())
+            z = self.below(input.to(self.device))  # a library that asks for parameters to find a device may find none below
+        for layer in list(self)[self.cut :]:
+            z = layer(z)
+        return z
+
+    def _compare(self, images: torch.Tensor, arrived: torch.Tensor) -> None:
+        """Find what images [B, C, H, W] were divided by before they arrived. Raises ValueError where more was done to them."""
+        if not images.any():
+            return  # black images tell nothing
+        scale = float(images.max() / arrived.max())
+        if images.shape != arrived.shape or not torch.allclose(arrived * scale, images, atol=1e-3):
+            raise ValueError(
+                "between an observation and its first convolution a network may divide by a number and do nothing else: "
+                "leave the rest to the environment, or to a layer of the nn.Sequential"
+            )
+        self.scale = float(round(scale)) if abs(round(scale) - scale) < 1e-3 else scale
+
+    @torch.no_grad()
+    def embed(self, images: NDArray[Any]) -> torch.Tensor:
+        """Map images [B, C, H, W], as observations are, to embeddings [B, ...] float32."""
+        z: torch.Tensor = self.below.eval()(torch.as_tensor(images, device=self.device).float() / (self.scale or 1.0))
+        return z
+
+    def fix(self) -> None:
+        """Let the weights below the seam be buffers from now on, which no gradient, optimizer or Polyak average reaches."""
+        for module in self.below.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                parameter.grad = None  # the optimizer, which still has it, passes over it
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
+
+
+def checksum(splits: Iterable[Split]) -> int:
+    """Return a number that tells weights below the seam from others."""
+    number = 0
+    for split in splits:
+        for weights in split.below.state_dict().values():
+            number = zlib.crc32(weights.numpy(force=True).tobytes(), number)
+    return number
+
+
+def sees(network: nn.Module) -> bool:
+    """Tell whether a network has convolutions of images."""
+    return bool(_convolutions(network))
+
+
+def _convolutions(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
