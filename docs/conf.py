@@ -1,0 +1,44 @@
+"""Builds the documentation: `make docs`, then open docs/_build/index.html."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
+
+from seer_rl import __version__
+
+project = "seer-rl"
+author = "the authors of seer-rl"
+copyright = "the authors of seer-rl; MIT licence"  # noqa: A001 (Sphinx's own name)
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
+exclude_patterns = ["_build"]
+highlight_language = "sh"  # of indented blocks, which are commands
+default_role = "code"  # of single backticks in docstrings
+# A page of another library is listed as soon as it is there (libraries.md).
+suppress_warnings = ["toc.empty_glob"]
+# Names in docstrings' signatures belong to PyTorch, numpy and gymnasium, whose lists of names would have to be fetched.
+nitpick_ignore_regex = [("py:.*", ".*")]
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = "seer-rl"
+html_static_path = ["_static"]
+html_css_files = ["pictures.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_theme_options = {"top_of_page_buttons": []}
+pygments_style = "friendly"
+pygments_dark_style = "native"
