@@ -35,6 +35,7 @@ python_maximum_signature_line_length = 88
 html_theme = "furo"
 html_title = "seer-rl"
 html_static_path = ["_static"]
+html_extra_path = ["study.html"]
 html_css_files = ["pictures.css"]
 html_copy_source = False
 html_show_sourcelink = False
