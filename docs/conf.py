@@ -17,8 +17,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
 exclude_patterns = ["_build"]
 highlight_language = "sh"  # of indented blocks, which are commands
 default_role = "code"  # of single backticks in docstrings
-# A page of another library is listed as soon as it is there (libraries.md).
-suppress_warnings = ["toc.empty_glob"]
 # Names in docstrings' signatures belong to PyTorch, numpy and gymnasium, whose lists of names would have to be fetched.
 nitpick_ignore_regex = [("py:.*", ".*")]
 

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from seer_rl import envs
@@ -20,6 +21,7 @@ from seer_rl.envs.base import EnvConfig
 from seer_rl.training.config import AGENTS, AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, TransferConfig
 from seer_rl.agents.base import AgentConfig
 
+DOCS = Path(__file__).parent.parent
 FLAG = re.compile(r"(?<![`\w])(--[a-z][\w.-]*\w)")
 
 
@@ -205,7 +207,14 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
-PAGES = {page.__name__: page for page in (run_settings, section_settings, env_settings, agent_settings, presets, commands)}
+def libraries() -> str:
+    """List the pages of other libraries that are there."""
+    names = ("stable-baselines3", "torchrl", "tianshou", "cleanrl", "lerobot")
+    return "\n".join(name for name in names if (DOCS / f"{name}.md").exists())
+
+
+WRITTEN = (run_settings, section_settings, env_settings, agent_settings, presets, commands, libraries)
+PAGES = {page.__name__: page for page in WRITTEN}
 
 
 def fill(app: Any, docname: str, source: list[str]) -> None:
@@ -215,7 +224,7 @@ def fill(app: Any, docname: str, source: list[str]) -> None:
 
 def outdated(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
     """Read pages with generated text again each time."""
-    return [name for name in env.found_docs if name.startswith("reference/")]
+    return [name for name in env.found_docs if name.startswith("reference/") or name == "libraries"]
 
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
@@ -230,7 +239,8 @@ def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
         known = set()
     out: list[str] = []
     inside = False
-    for line in lines:
+    for text in lines:
+        line = text if text.startswith("    ") else re.sub(r"([|*])", r"\\\1", text)
         found = re.match(r"((?:\w+, )*\w+): (.*)", line)
         if found and known and all(part in known or part == "memory" for part in found[1].split(", ")):
             if not inside:
