@@ -6,11 +6,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
 
-from seer_rl import __version__
+from seer_rl import __version__  # noqa: E402
 
 project = "seer-rl"
 author = "the authors of seer-rl"
-copyright = "the authors of seer-rl; MIT licence"  # noqa: A001 (Sphinx's own name)
+copyright = "the authors of seer-rl; MIT licence"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]

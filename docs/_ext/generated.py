@@ -7,19 +7,20 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from seer_rl import envs
+from seer_rl.agents.base import AgentConfig
 from seer_rl.bounds import Within
 from seer_rl.commands.main import COMMANDS
 from seer_rl.envs import atari, dmc
 from seer_rl.envs.base import EnvConfig
 from seer_rl.training.config import AGENTS, AnalysisConfig, EvalConfig, ReplayConfig, SeerConfig, TrainConfig, TransferConfig
-from seer_rl.agents.base import AgentConfig
 
 DOCS = Path(__file__).parent.parent
 FLAG = re.compile(r"(?<![`\w])(--[a-z][\w.-]*\w)")
@@ -56,7 +57,10 @@ def documented(kind: type[Any]) -> dict[str, str]:
 
 
 def default(field: Field[Any]) -> Any:
-    return field.default if field.default is not MISSING else field.default_factory() if callable(field.default_factory) else None
+    """Return the default of a field."""
+    if field.default is MISSING and callable(field.default_factory):
+        return field.default_factory()
+    return field.default
 
 
 def negative(flag: str) -> str:
@@ -77,31 +81,37 @@ def value(x: Any) -> str:
 
 def facts(default: Any, hint: Any) -> str:
     """Say what the default is, and what else is allowed."""
-    said = [f"Default `{value(default)}`"]
-    said += [one.words() for one in getattr(hint, "__metadata__", ()) if isinstance(one, Within)]
+    said = [one.words() for one in getattr(hint, "__metadata__", ()) if isinstance(one, Within)]
     inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     words = [f"`{word}`" for one in (inner, *get_args(inner)) if get_origin(one) is Literal for word in get_args(one)]
-    if words:
+    if words:  # an integer may have words beside it
         said.append(" or ".join(filter(None, (", ".join(words[:-1]), words[-1]))))
-    return "; ".join(said) + "."
+    return f"Default `{value(default)}`." + (f" Allowed: {', '.join(said)}." if said else "")
 
 
-def described(kind: type[Any], prefix: str = "", only: Callable[[Field[Any]], bool] = lambda field: True) -> Iterator[str]:
-    """Write a definition for each setting of a dataclass."""
+def described(
+    kind: type[Any],
+    prefix: str = "",
+    only: Callable[[Field[Any]], bool] = lambda field: True,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[str]:
+    """Write a definition for each setting of a dataclass. defaults: those that the dataclass does not say."""
     texts, hints = documented(kind), get_type_hints(kind, include_extras=True)
     for field in filter(only, fields(kind)):
         if field.name not in texts:
             continue
         names = [f"--{prefix}{field.name.replace('_', '-')}"]
         for one in getattr(hints[field.name], "__metadata__", ()):
-            names = ["--transfer"] if getattr(one, "name", None) == "transfer" else [*names, *(getattr(one, "aliases", None) or ())]
+            names += getattr(one, "aliases", None) or ()
+            if getattr(one, "name", None) == "transfer":
+                names = ["--transfer"]
         if field.name == "env" and kind is TrainConfig:
             term, said = "`ENV`", "It must be given."
         else:
             term = " ".join(f"`{name}`" for name in names)
             if isinstance(default(field), bool):
                 term += "".join(f" `{negative(name)}`" for name in names)
-            said = facts(default(field), hints[field.name])
+            said = facts(defaults.get(field.name, default(field)), hints[field.name])
         yield f"{term}\n: {marked(texts[field.name])}\n  {said}\n"
 
 
@@ -109,19 +119,26 @@ def described(kind: type[Any], prefix: str = "", only: Callable[[Field[Any]], bo
 
 
 def run_settings() -> str:
-    return "\n".join(described(TrainConfig))
+    """Describe the settings of the run itself."""
+    return "\n".join(described(TrainConfig, defaults={"compile": True}))  # the command line's
 
 
 def section_settings() -> str:
-    kinds = {"seer": SeerConfig, "transfer": TransferConfig, "replay": ReplayConfig, "eval": EvalConfig, "analysis": AnalysisConfig}
-    titles = {"seer": "The freeze", "transfer": "Transfer", "replay": "Replay", "eval": "Evaluation", "analysis": "Looking inside"}
+    """Describe the sections that do not depend on environment and agent."""
     parts = []
-    for name, kind in kinds.items():
-        parts += [f"## {titles[name]}: `--{name}.*`", marked(kind.__doc__ or ""), "\n".join(described(kind, f"{name}."))]
+    for title, name, kind in (
+        ("The freeze", "seer", SeerConfig),
+        ("Transfer", "transfer", TransferConfig),
+        ("Replay", "replay", ReplayConfig),
+        ("Evaluation", "eval", EvalConfig),
+        ("Looking inside", "analysis", AnalysisConfig),
+    ):
+        parts += [f"## {title}: `--{name}.*`", marked(kind.__doc__ or ""), "\n".join(described(kind, f"{name}."))]
     return "\n\n".join(parts)
 
 
 def env_settings() -> str:
+    """Describe the settings of each family of environments."""
     parts = ["### Every environment", "\n".join(described(EnvConfig, "env."))]
     shared = {field.name for field in fields(EnvConfig)}
     for family in envs.FAMILIES:
@@ -131,22 +148,24 @@ def env_settings() -> str:
 
 
 def agent_settings() -> str:
-    names = [field.name for field in fields(AgentConfig)]
-    kinds = {name: agent.Config for name, agent in sorted(AGENTS.items(), key=lambda item: len(item[1].Config.__mro__))}
-    head = f"| default of | {' | '.join(f'`{name}`' for name in kinds)} |\n|---|{'---|' * len(kinds)}\n"
-    rows = [
-        f"| `--agent.{name.replace('_', '-')}` | {' | '.join(value(default(kind.__dataclass_fields__[name])) for kind in kinds.values())} |"
-        for name in names
+    """Describe what every agent has, and what each has of its own or of the agent that it is made from."""
+    ordered = sorted(AGENTS.items(), key=lambda item: len(item[1].Config.__mro__))
+    kinds: dict[str, Any] = {name: agent.Config for name, agent in ordered}
+    rows = [["default of", *(f"`{name}`" for name in kinds)], ["---"] * (len(kinds) + 1)]
+    for field in fields(AgentConfig):
+        defaults = [value(default(kind.__dataclass_fields__[field.name])) for kind in kinds.values()]
+        rows.append([f"`--agent.{field.name.replace('_', '-')}`", *defaults])
+    parts = [
+        "### Every agent",
+        "\n".join(described(AgentConfig, "agent.")),
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
     ]
-    parts = ["### Every agent", "\n".join(described(AgentConfig, "agent.")), head + "\n".join(rows)]
     for name, kind in kinds.items():
-        above = kind.__mro__[1]
-        base = f"Everything of `{next(n for n, k in kinds.items() if k is above)}`" if above in kinds.values() else ""
-        inherited = {field.name for field in fields(above)}
-        own = list(described(kind, "agent.", lambda field, i=inherited: field.name not in i or field.name == "encoder" and not base))
-        text = f"{base}{', and:' if own else '.'}" if base else ""
-        parts += [f"### `{name}`", text, "\n".join(own)]
-    return "\n\n".join(part for part in parts if part)
+        base = next((other for other, above in kinds.items() if above is kind.__mro__[1]), None)
+        inherited = {field.name for field in fields(kind.__mro__[1])} - (set() if base else {"encoder"})
+        own = "\n".join(described(kind, "agent.", lambda field, known=inherited: field.name not in known))
+        parts += [f"### `{name}`", f"Everything of `{base}`{', and:' if own else '.'}" if base else "", own]
+    return "\n\n".join(filter(None, parts))
 
 
 def presets() -> str:
@@ -155,13 +174,15 @@ def presets() -> str:
     for family, task, agent in ((atari.FAMILY, "alien", "rainbow"), (dmc.FAMILY, "walker-walk", "curl")):
         rows = [f"### `{family.name}/`, here for `{family.name}/{task}`", "| preset | sets |\n|---|---|"]
         for name, settings in family.presets.items():
-            flags = [f"--{key.replace('environment.', 'env.').replace('_', '-')} {x}" for key, x in settings(task, agent).items()]
-            rows.append(f"| `{name}` | {' '.join(f'`{flag}`' for flag in flags)} |")
+            flags = [f"`--{key.replace('_', '-')} {x}`" for key, x in settings(task, agent).items()]
+            rows.append(f"| `{name}` | {' '.join(flags)} |")
         parts.append(rows[0] + "\n\n" + "\n".join(rows[1:]))
     games = [f"| {game} | {a:,} | {b:,} |" for game, (a, b) in atari.FREEZE_STEPS.items()]
     games.append(f"| any other | {atari.OTHERS[0]:,} | {atari.OTHERS[1]:,} |")
-    tasks = [f"| {name} | {t.steps:,} | {t.freeze_step:,} | {t.freeze_step_limited:,} | {t.frames * dmc.FRAME_BYTES / 1e6:g} MB |"
-             for name, t in (*dmc.TASKS.items(), ("any other", dmc.OTHER_TASK))]  # fmt: skip
+    tasks = []
+    for name, one in (*dmc.TASKS.items(), ("any other", dmc.OTHER_TASK)):
+        memory = one.frames * dmc.FRAME_BYTES / 1e6
+        tasks.append(f"| {name} | {one.steps:,} | {one.freeze_step:,} | {one.freeze_step_limited:,} | {memory:g} MB |")
     parts += [
         "### `T_f` of the Atari presets",
         f"`paper-memory` has {atari.MEMORY:,} bytes of replay.",
