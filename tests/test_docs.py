@@ -1,8 +1,8 @@
 """The documentation: its programs run, its commands can be meant, its pictures and names are there, and the site builds.
 
 A block marked `python` that names nothing but what it makes or imports is a program. It is run, shortened as `SHORTER` says.
-One that begins with `# NAME.py` is a file as well, and commands may name what is in it. A block marked `py` is a fragment. Programs
-that use another library are run by the tests of their integration.
+One that begins with `# NAME.py` is a file as well, and commands may name what is in it. A block marked `py` is a fragment.
+Programs that use another library are run by the tests of their integration.
 """
 
 import builtins

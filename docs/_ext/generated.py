@@ -252,34 +252,30 @@ def outdated(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list
 
 
 def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Turn "argument: text" lines into a list, and indented text into code: the docstrings here are plain text."""
+    """Turn "argument: text" into a list, and indented text into code: the docstrings here are plain text."""
     called = obj.__init__ if inspect.isclass(obj) else obj
     try:
-        known = set(inspect.signature(called).parameters)
+        known = set(inspect.signature(called).parameters) - {"self", "args", "kwargs"}
     except (TypeError, ValueError):
         known = set()
-    out: list[str] = []
-    inside = False
-    for text in lines:
-        line = text if text.startswith("    ") else re.sub(r"([|*])", r"\\\1", text)
-        found = re.match(r"((?:\w+, )*\w+): (.*)", line)
-        if found and known and all(part in known or part == "memory" for part in found[1].split(", ")):
-            if not inside:
-                out.append("")
-            out.append(f"- **{found[1]}**: {found[2]}")
-            inside = True
-        elif inside and (line.startswith(("Raises ", "Warns ", "Return")) or not line.strip()):
-            out += ["", line]
-            inside = False
-        elif inside:
-            out.append(f"  {line.strip()}")
-        elif line.startswith(("Raises ", "Warns ")) and out and out[-1].strip():
-            out += ["", line]
-        elif line.startswith("    ") and out and not out[-1].strip() and len(out) > 1 and not out[-2].startswith("    "):
-            out += [".. code-block:: python", "", line]
-        else:
-            out.append(line)
-    lines[:] = out
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
+    lines[:] = [line for paragraph in paragraphs for line in markup(paragraph, known)]
+
+
+def markup(paragraph: str, known: set[str]) -> Iterator[str]:
+    """Write a paragraph of a docstring as reStructuredText. known: the names of arguments."""
+    if paragraph.startswith("    "):
+        yield from (".. code-block:: python", "", *paragraph.splitlines(), "")
+        return
+    text = re.sub(r"([|*])", r"\\\1", " ".join(paragraph.split()))
+    names = "|".join(sorted(known)) or "(?!)"
+    for part in re.split(rf"(?:^|(?<=\. ))(?=(?:(?:{names}), )*(?:{names}): |Raises |Warns )", text):
+        argument = re.match(rf"((?:(?:{names}), )*(?:{names})): ", part)
+        if argument:
+            yield f"- **{argument[1]}**: {part[argument.end() :].strip()}"
+        elif part.strip():
+            yield from ("", part.strip())
+    yield ""
 
 
 def setup(app: Any) -> dict[str, Any]:
