@@ -139,7 +139,7 @@ def commands() -> dict[str, str]:
         prose = FENCE.sub("", text)
         shown = [block for language, block in FENCE.findall(text) if language in ("sh", "")]
         shown += re.findall(r"(?<=\n\n)((?: {4}.*\n)+)", prose)
-        shown += re.findall(r"`((?:\w+=\S+ )?seer [^`]* --(?!help)[^`]*)`", prose)
+        shown += re.findall(r"`((?:\w+=\S+ )?seer [^`]* --(?!help)[^`]*|make \w[^`]*|python -m [^`]*)`", prose)
         for block in shown:
             known = re.findall(r'^ *(\w+)="(.*)"$', block, re.MULTILINE)
             for line in re.sub(r"\\\n", " ", block).splitlines():
@@ -207,7 +207,8 @@ def test_other_commands_are_there() -> None:
     for line in lines("make"):
         missing += [line for word in line.split()[1:] if word not in targets]
     for line in lines("python -m"):
-        missing += [line] if importlib.util.find_spec(line.split()[2]) is None and "venv" not in line else []
+        name = line.split()[2]
+        missing += [line] if "..." not in name and importlib.util.find_spec(name) is None else []
     for line, page in COMMANDS.items():  # of this package, from a checkout or not
         if found := re.search(r"pip install.*(?:seer-rl|'\.)\[([\w,]+)\]", line):
             missing += [f"{page}: {line}" for extra in found[1].split(",") if extra not in extras]
