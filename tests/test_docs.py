@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -93,6 +94,21 @@ def test_a_program_runs(
         assert long in program
         program = program.replace(long, short)
     exec(compile(program, page, "exec"), {"__name__": "program"})
+    printed = capsys.readouterr().out
+    for said in re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE):
+        assert said in printed
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """From its first cell to its last, with fewer steps."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    program = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert "4_000, 500" in program or "1_000, 500" in program
+    program = re.sub(r"[14]_000, 500", "20, 60", program)
+    assert not any(cell.get("outputs") for cell in cells)
+    exec(compile(program, path.name, "exec"), {"__name__": "notebook"})
     printed = capsys.readouterr().out
     for said in re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE):
         assert said in printed

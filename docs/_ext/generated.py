@@ -5,6 +5,7 @@ A page has a line `@@NAME@@` where the text of the function NAME below belongs. 
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -234,18 +235,28 @@ def libraries() -> str:
     return "\n".join(name for name in names if (DOCS / f"{name}.md").exists())
 
 
-WRITTEN = (run_settings, section_settings, env_settings, agent_settings, presets, commands, libraries)
-PAGES = {page.__name__: page for page in WRITTEN}
+def notebook(name: str) -> str:
+    """Write a notebook as a page."""
+    cells = json.loads((DOCS / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
+    texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    parts = [text if kind == "markdown" else f"```{{code-block}} python\n{text}\n```" for kind, text in texts]
+    return "\n\n".join([*parts, f"[Download this notebook]({name}.ipynb)."])
+
+
+WRITTEN = (run_settings, section_settings, env_settings, agent_settings, presets, commands, libraries, notebook)
+PAGES: dict[str, Callable[..., str]] = {page.__name__: page for page in WRITTEN}
 
 
 def fill(app: Any, docname: str, source: list[str]) -> None:
     """Put generated text where a page asks for it."""
-    source[0] = re.sub(r"^@@(\w+)@@$", lambda found: PAGES[found[1]](), source[0], flags=re.MULTILINE)
+    source[0] = re.sub(
+        r"^@@(.*)@@$", lambda found: PAGES[found[1].split()[0]](*found[1].split()[1:]), source[0], flags=re.MULTILINE
+    )
 
 
 def outdated(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
     """Read pages with generated text again each time."""
-    return [name for name in env.found_docs if name.startswith("reference/") or name == "libraries"]
+    return [name for name in env.found_docs if name.startswith(("reference/", "notebooks/", "libraries"))]
 
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
