@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 
-.PHONY: train test test-all lint clean
+.PHONY: train test test-all lint docs clean
 
 train: .venv/installed
 	$(BIN)/seer train --preset quick
@@ -20,6 +20,9 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
