@@ -293,7 +293,12 @@ def test_the_latest_observations_are_embedded_once() -> None:
     counted: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         embed = Split.embed
-        patch.setattr(Split, "embed", lambda self, images: (counted.append(len(images)), embed(self, images))[1])
+
+        def counting(self: Split, images: Any) -> torch.Tensor:
+            counted.append(len(images))
+            return embed(self, images)
+
+        patch.setattr(Split, "embed", counting)
         collect(collecting, 24)  # 12 steps; both episodes of 11 steps end after the first
     assert counted == [4, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 
@@ -391,7 +396,13 @@ def give_back() -> None:
     held: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         embed = Split.embed
-        patch.setattr(Split, "embed", lambda self, x: (embed(self, x), held.append(resident()))[0])
+
+        def watched(self: Split, images: Any) -> torch.Tensor:
+            z = embed(self, images)
+            held.append(resident())
+            return z
+
+        patch.setattr(Split, "embed", watched)
         seer.online[0].embed(np.zeros((CHUNK, 4, 84, 84), np.uint8))  # PyTorch keeps some memory for its own use
         before = resident()
         held.clear()
@@ -449,7 +460,8 @@ def as_stored(z: torch.Tensor, dtype: str, codec: dict[str, Any]) -> torch.Tenso
         return z.half().float()
     top = {"uint8": 255, "uint4": 15}[dtype]
     low, step = codec["low"], codec["step"]
-    return low + step * ((z - low) / step).round().clamp(0, top)
+    rounded: torch.Tensor = low + step * ((z - low) / step).round().clamp(0, top)
+    return rounded
 
 
 def test_a_second_seer_takes_the_place_of_the_first() -> None:
@@ -484,7 +496,7 @@ def test_bytes_of_a_step_are_those_of_the_page(settings: dict[str, Any], expecte
 
 
 def test_an_embedding_larger_than_a_frame_leaves_fewer_steps() -> None:
-    model, buffer = algorithm("dqn"), ReplayBuffer(60, **FRAMES)  # type: ignore[arg-type]
+    model, buffer = algorithm("dqn"), ReplayBuffer(60, **FRAMES)
     seer = Seer(model, collecting := collector(model, "dqn", buffer), freeze=60)
     collect(collecting, 60)
     update(model, buffer)
