@@ -327,9 +327,20 @@ def acted(model: Any, images: NDArray[Any]) -> list[float]:
         return np.asarray(model.policy(Batch(obs=images, info=Batch())).act, np.float64).round(4).flatten().tolist()
 
 
-@pytest.mark.parametrize(("kind", "count", "dtype"), [("dqn", 1, "uint8"), ("dqn", 8, "uint4"), ("sac", 2, "float16")])
-def test_a_run_freezes_is_saved_and_goes_on(kind: str, count: int, dtype: Any, tmp_path: Path) -> None:
+RUNS = {"dqn 1": ("dqn", 1, "uint8"), "dqn 8": ("dqn", 8, "uint4"), "sac 1": ("sac", 1, "float16")}
+
+
+def test_runs_freeze_are_saved_and_go_on(tmp_path: Path) -> None:
     """Contract (d), (e), (g), (i), in a process that knows nothing but the files."""
+    for name, run in RUNS.items():
+        (tmp_path / name).mkdir()
+        save(tmp_path / name, *run)
+    code = "import sys; from tests.integrations.test_tianshou import go_on; go_on(sys.argv[1])"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+
+
+def save(where: Path, kind: str, count: int, dtype: Any) -> None:
+    """Train through a freeze, and save what there is in the end."""
     model, buffer, seer, params = made(kind, count, dtype)
     stats = model.run_training(params)
     assert seer.frozen_at == 40
@@ -337,25 +348,29 @@ def test_a_run_freezes_is_saved_and_goes_on(kind: str, count: int, dtype: Any, t
     assert seer.report["bytes_after"] == nbytes(buffer._meta) <= seer.report["bytes_before"]
     assert len(buffer) == 64
     images = params.test_collector.buffer[:4].obs
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    buffer.save_hdf5(str(tmp_path / "buffer.hdf5"))
-    (tmp_path / "buffer.pickle").write_bytes(pickle.dumps(buffer))
-    np.save(tmp_path / "images.npy", images)
+    torch.save(model.state_dict(), where / "weights.pt")
+    buffer.save_hdf5(str(where / "buffer.hdf5"))
+    (where / "buffer.pickle").write_bytes(pickle.dumps(buffer))
+    np.save(where / "images.npy", images)
     batch, rows = buffer.sample(16)
-    np.savez(tmp_path / "batch.npz", obs=batch.obs, obs_next=batch.obs_next, act=batch.act, rew=batch.rew, rows=rows)
-    np.savez(tmp_path / "acted.npz", *acted(model, images))
-    alone("go_on", str(tmp_path), kind, str(count))
+    np.savez(where / "batch.npz", obs=batch.obs, obs_next=batch.obs_next, act=batch.act, rew=batch.rew, rows=rows)
+    np.savez(where / "acted.npz", *acted(model, images))
 
 
-def go_on(folder: str, kind: str, number: str) -> None:
-    """Load what a run saved, in a process of its own."""
+def go_on(folder: str) -> None:
+    """Load what the runs saved, in a process of its own."""
     torch.set_num_threads(1)
-    where, count = Path(folder), int(number)
+    for name, (kind, count, _) in RUNS.items():
+        load(Path(folder) / name, kind, count)
+
+
+def load(where: Path, kind: str, count: int) -> None:
+    """Take up a run."""
     images, expected = np.load(where / "images.npy"), np.load(where / "batch.npz")
     buffers = VectorReplayBuffer.load_hdf5(str(where / "buffer.hdf5")), pickle.loads((where / "buffer.pickle").read_bytes())
     for buffer in buffers:
         model = algorithm(kind)
-        model.load_state_dict(torch.load(where / "weights.pt", weights_only=False))
+        model.load_state_dict(torch.load(where / "weights.pt"))
         assert acted(model, images) == [float(x) for x in np.load(where / "acted.npz").values()], "the policy alone"
         seer, params = trained(model, buffer, kind, count)
         batch, rows = buffer.sample(16)
@@ -375,20 +390,8 @@ def go_on(folder: str, kind: str, number: str) -> None:
 
 
 def test_the_freeze_gives_the_images_back_as_it_goes() -> None:
-    """Contract (g), in a process of its own: in this one, memory that the system has back is not told from free memory."""
-    alone("give_back")
-
-
-def alone(name: str, *given: str) -> None:
-    """Call a function of this file in a process of its own."""
-    code = f"import sys; from tests.integrations.test_tianshou import {name}; {name}(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *given], check=True, cwd=Path(__file__).parents[2])
-
-
-def give_back() -> None:
-    """Beside the buffer's own bytes the freeze needs those of a chunk, and in the end those of the codes."""
-    torch.set_num_threads(1)
-    model, size = algorithm("dqn"), 2_000
+    """Contract (g): beside the buffer's own bytes the freeze needs those of a chunk, and in the end those of the codes."""
+    model, size = algorithm("dqn"), 1_300
     buffer = VectorReplayBuffer(size, 2)
     seer = Seer(model, collecting := collector(model, "dqn", buffer, 2), freeze=size, dtype="uint8")
     collecting.collect(n_step=size, random=True)
@@ -407,7 +410,7 @@ def give_back() -> None:
         before = resident()
         held.clear()
         seer.training_fn(1, size)
-    images, codes = size * 2 * 4 * 84 * 84, size * 2 * 3136  # 113 MB, 13 MB
+    images, codes = size * 2 * 4 * 84 * 84, size * 2 * 3136  # 73 MB, 8 MB
     assert seer.report["bytes_after"] <= seer.report["bytes_before"]
     assert buffer.maxsize > 8 * size
     assert max(held) - before < 64e6  # a chunk's images and embeddings, and the examples of the grid
