@@ -96,6 +96,8 @@ SLOW = (
     "test_convergence.py::test_measuring_disturbs_nothing",
     "test_convergence.py::test_the_latest_is_met",
     "test_convergence.py::test_the_same_settings_freeze_curl",
+    "test_docs.py::test_the_site_builds_without_a_warning",
+    "test_docs.py::test_a_notebook_runs",
     "test_readme.py::test_the_program_for_stable_baselines3_runs",
     "test_seer.py::test_a_freeze_of_50000_steps",
     "test_seer.py::test_what_control_agents_froze_stays_bit_identical[curl, two layers]",
