@@ -186,6 +186,14 @@ def test_there_are_commands() -> None:
     assert not [line for line in COMMANDS if "seer " in line and line not in lines("seer")]
 
 
+MEANT = """
+import sys
+from seer_rl.training.arguments import parse
+from seer_rl.training.config import check
+check(parse(sys.argv[1:], trusting=True))
+"""
+
+
 @pytest.mark.usefixtures("outside")
 def test_every_command_can_be_meant() -> None:
     """What it is about, such as runs/NAME, need not be there."""
@@ -194,7 +202,9 @@ def test_every_command_can_be_meant() -> None:
         words = shlex.split(line)[1 if line.startswith("seer") else 2 :]
         try:
             if words[0] == "train":
-                if words[1:] != ["--help"]:
+                if words[1].startswith("examples."):  # which may need a renderer of its own
+                    subprocess.run([sys.executable, "-c", MEANT, *words[1:]], check=True, capture_output=True, cwd=ROOT)
+                elif words[1:] != ["--help"]:
                     check(parse(words[1:], trusting=True))
             else:
                 name = chosen(words)
