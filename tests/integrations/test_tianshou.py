@@ -6,7 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from torch import nn
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # to compile the library's loops takes longer than to run them here
 pytest.importorskip("tianshou")  # an extra
 
-from tianshou.algorithm import DQN, QRDQN, SAC, DiscreteSAC, Reinforce
 from tianshou.algorithm.algorithm_base import Algorithm
-from tianshou.algorithm.modelfree.discrete_sac import DiscreteSACPolicy
-from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
-from tianshou.algorithm.modelfree.qrdqn import QRDQNPolicy
-from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy
-from tianshou.algorithm.modelfree.sac import SACPolicy
+from tianshou.algorithm.modelfree.discrete_sac import DiscreteSAC, DiscreteSACPolicy
+from tianshou.algorithm.modelfree.dqn import DQN, DiscreteQLearningPolicy
+from tianshou.algorithm.modelfree.qrdqn import QRDQN, QRDQNPolicy
+from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy, Reinforce
+from tianshou.algorithm.modelfree.sac import SAC, SACPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory
 from tianshou.data import (
     AsyncCollector,
@@ -55,7 +55,11 @@ from seer_rl.integrations.tianshou.buffer import CHUNK, nbytes, oldest_first, pa
 from seer_rl.integrations.tianshou.split import Split
 from seer_rl.replay.codec import DTYPES
 
-FRAMES = {"stack_num": 4, "ignore_obs_next": True, "save_only_last_obs": True}  # as the library's Atari examples store them
+FRAMES: dict[str, Any] = {
+    "stack_num": 4,
+    "ignore_obs_next": True,
+    "save_only_last_obs": True,
+}  # as the library's Atari examples store them
 ACTIONS = gym.spaces.Discrete(6)
 
 
@@ -121,7 +125,7 @@ class Critic(nn.Module):
 
 
 def collector(model: Any, kind: str, buffer: Any, count: int = 1) -> Any:
-    made = Collector(model, DummyVectorEnv([lambda: env(kind)] * count), buffer, exploration_noise=True)
+    made: Any = Collector(model, DummyVectorEnv([lambda: env(kind)] * count), buffer, exploration_noise=True)
     made.reset(reset_buffer=False)
     return made
 
@@ -283,6 +287,22 @@ def test_transitions_are_those_of_the_librarys_own_buffer(count: int, kind: Any,
     update(model, buffer, 2)
 
 
+@contextmanager
+def embedding(look: Callable[[NDArray[Any]], int]) -> Iterator[list[int]]:
+    """List what `look` finds each time that images are embedded."""
+    found: list[int] = []
+    embed = Split.embed
+
+    def watched(self: Split, images: NDArray[Any]) -> torch.Tensor:
+        z = embed(self, images)
+        found.append(look(images))
+        return z
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Split, "embed", watched)
+        yield found
+
+
 def test_the_latest_observations_are_embedded_once() -> None:
     """With `obs_next` stored, each image goes through the convolutions once; what an episode begins with, too."""
     model, buffer = algorithm("dqn"), VectorReplayBuffer(120, 2)
@@ -290,10 +310,7 @@ def test_the_latest_observations_are_embedded_once() -> None:
     collect(collecting, 20)
     update(model, buffer)
     seer.training_fn(1, 20)
-    counted: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        embed = Split.embed
-        patch.setattr(Split, "embed", lambda self, images: (counted.append(len(images)), embed(self, images))[1])
+    with embedding(len) as counted:
         collect(collecting, 24)  # 12 steps; both episodes of 11 steps end after the first
     assert counted == [4, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 
@@ -307,7 +324,7 @@ def made(kind: str, count: int, dtype: Any = "uint8") -> tuple[Any, Any, Any, An
 def trained(model: Any, buffer: Any, kind: str, count: int, dtype: Any = "uint8") -> tuple[Any, Any]:
     collecting = collector(model, kind, buffer, count)
     seer = Seer(model, collecting, freeze=40, dtype=dtype)
-    testing = Collector(model, DummyVectorEnv([lambda: env(kind)]), VectorReplayBuffer(12, 1))
+    testing: Any = Collector(model, DummyVectorEnv([lambda: env(kind)]), VectorReplayBuffer(12, 1))
     params = OffPolicyTrainerParams(
         training_collector=collecting, training_fn=seer.training_fn, test_collector=testing, test_step_num_episodes=1,
         max_epochs=2, epoch_num_steps=32, collection_step_num_env_steps=8, update_step_num_gradient_steps_per_sample=0.25,
@@ -391,13 +408,10 @@ def test_the_freeze_gives_the_images_back_as_it_goes() -> None:
     seer = Seer(model, collecting := collector(model, "dqn", buffer, 2), freeze=size, dtype="uint8")
     collecting.collect(n_step=size, random=True)
     update(model, buffer)
-    held: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        embed = Split.embed
-        patch.setattr(Split, "embed", lambda self, x: (embed(self, x), held.append(resident()))[0])
+    with embedding(lambda images: resident()) as held:
         seer.online[0].embed(np.zeros((CHUNK, 4, 84, 84), np.uint8))  # PyTorch keeps some memory for its own use
-        before = resident()
         held.clear()
+        before = resident()
         seer.training_fn(1, size)
     images, codes = size * 2 * 4 * 84 * 84, size * 2 * 3136  # 73 MB, 8 MB
     assert seer.report["bytes_after"] <= seer.report["bytes_before"]
@@ -452,7 +466,8 @@ def as_stored(z: torch.Tensor, dtype: str, codec: dict[str, Any]) -> torch.Tenso
         return z.half().float()
     top = {"uint8": 255, "uint4": 15}[dtype]
     low, step = codec["low"], codec["step"]
-    return low + step * ((z - low) / step).round().clamp(0, top)
+    read: torch.Tensor = low + step * ((z - low) / step).round().clamp(0, top)
+    return read
 
 
 def test_a_second_seer_takes_the_place_of_the_first() -> None:
@@ -487,7 +502,7 @@ def test_bytes_of_a_step_are_those_of_the_page(settings: dict[str, Any], expecte
 
 
 def test_an_embedding_larger_than_a_frame_leaves_fewer_steps() -> None:
-    model, buffer = algorithm("dqn"), ReplayBuffer(60, **FRAMES)  # type: ignore[arg-type]
+    model, buffer = algorithm("dqn"), ReplayBuffer(60, **FRAMES)
     seer = Seer(model, collecting := collector(model, "dqn", buffer), freeze=60)
     collect(collecting, 60)
     update(model, buffer)
