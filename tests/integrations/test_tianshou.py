@@ -39,6 +39,7 @@ from tianshou.data import (
     ReplayBuffer,
     VectorReplayBuffer,
 )
+from tianshou.data.collector import EpisodeRolloutHookMCReturn
 from tianshou.env import DummyVectorEnv
 from tianshou.env.atari.atari_network import DQNet, QRDQNet, ScaledObsInputActionReprNet
 from tianshou.trainer import OffPolicyTrainerParams
@@ -468,6 +469,22 @@ def as_stored(z: torch.Tensor, dtype: str, codec: dict[str, Any]) -> torch.Tenso
     low, step = codec["low"], codec["step"]
     read: torch.Tensor = low + step * ((z - low) / step).round().clamp(0, top)
     return read
+
+
+def test_columns_that_a_hook_adds_move_along() -> None:
+    """As the returns of episodes, which a hook of the library computes when an episode ends."""
+    model, buffer = algorithm("dqn"), VectorReplayBuffer(60, 2)
+    made: Any = collector(model, "dqn", buffer, 2)
+    made.set_on_episode_done_hook(EpisodeRolloutHookMCReturn())
+    seer = Seer(model, made, freeze=44, dtype="uint8")
+    made.collect(n_episode=4)
+    update(model, buffer)
+    before = buffer.mc_return_to_go[np.concatenate(oldest_first(buffer))]
+    assert len(before) == 44
+    seer.training_fn(1, 44)
+    np.testing.assert_array_equal(buffer.mc_return_to_go[np.concatenate(oldest_first(buffer))], before)
+    made.collect(n_episode=2)
+    assert len(buffer) == 66
 
 
 def test_a_second_seer_takes_the_place_of_the_first() -> None:
