@@ -6,7 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from torch import nn
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # to compile the library's loops takes longer than to run them here
 pytest.importorskip("tianshou")  # an extra
 
-from tianshou.algorithm import DQN, QRDQN, SAC, DiscreteSAC, Reinforce
 from tianshou.algorithm.algorithm_base import Algorithm
-from tianshou.algorithm.modelfree.discrete_sac import DiscreteSACPolicy
-from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
-from tianshou.algorithm.modelfree.qrdqn import QRDQNPolicy
-from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy
-from tianshou.algorithm.modelfree.sac import SACPolicy
+from tianshou.algorithm.modelfree.discrete_sac import DiscreteSAC, DiscreteSACPolicy
+from tianshou.algorithm.modelfree.dqn import DQN, DiscreteQLearningPolicy
+from tianshou.algorithm.modelfree.qrdqn import QRDQN, QRDQNPolicy
+from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy, Reinforce
+from tianshou.algorithm.modelfree.sac import SAC, SACPolicy
 from tianshou.algorithm.optim import AdamOptimizerFactory
 from tianshou.data import (
     AsyncCollector,
@@ -39,6 +39,7 @@ from tianshou.data import (
     ReplayBuffer,
     VectorReplayBuffer,
 )
+from tianshou.data.collector import EpisodeRolloutHookMCReturn
 from tianshou.env import DummyVectorEnv
 from tianshou.env.atari.atari_network import DQNet, QRDQNet, ScaledObsInputActionReprNet
 from tianshou.trainer import OffPolicyTrainerParams
@@ -55,7 +56,11 @@ from seer_rl.integrations.tianshou.buffer import CHUNK, nbytes, oldest_first, pa
 from seer_rl.integrations.tianshou.split import Split
 from seer_rl.replay.codec import DTYPES
 
-FRAMES = {"stack_num": 4, "ignore_obs_next": True, "save_only_last_obs": True}  # as the library's Atari examples store them
+FRAMES: dict[str, Any] = {
+    "stack_num": 4,
+    "ignore_obs_next": True,
+    "save_only_last_obs": True,
+}  # as the library's Atari examples store them
 ACTIONS = gym.spaces.Discrete(6)
 
 
@@ -121,7 +126,7 @@ class Critic(nn.Module):
 
 
 def collector(model: Any, kind: str, buffer: Any, count: int = 1) -> Any:
-    made = Collector(model, DummyVectorEnv([lambda: env(kind)] * count), buffer, exploration_noise=True)
+    made: Any = Collector(model, DummyVectorEnv([lambda: env(kind)] * count), buffer, exploration_noise=True)
     made.reset(reset_buffer=False)
     return made
 
@@ -283,6 +288,22 @@ def test_transitions_are_those_of_the_librarys_own_buffer(count: int, kind: Any,
     update(model, buffer, 2)
 
 
+@contextmanager
+def embedding(look: Callable[[NDArray[Any]], int]) -> Iterator[list[int]]:
+    """List what `look` finds each time that images are embedded."""
+    found: list[int] = []
+    embed = Split.embed
+
+    def watched(self: Split, images: NDArray[Any]) -> torch.Tensor:
+        z = embed(self, images)
+        found.append(look(images))
+        return z
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Split, "embed", watched)
+        yield found
+
+
 def test_the_latest_observations_are_embedded_once() -> None:
     """With `obs_next` stored, each image goes through the convolutions once; what an episode begins with, too."""
     model, buffer = algorithm("dqn"), VectorReplayBuffer(120, 2)
@@ -290,15 +311,7 @@ def test_the_latest_observations_are_embedded_once() -> None:
     collect(collecting, 20)
     update(model, buffer)
     seer.training_fn(1, 20)
-    counted: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        embed = Split.embed
-
-        def counting(self: Split, images: Any) -> torch.Tensor:
-            counted.append(len(images))
-            return embed(self, images)
-
-        patch.setattr(Split, "embed", counting)
+    with embedding(len) as counted:
         collect(collecting, 24)  # 12 steps; both episodes of 11 steps end after the first
     assert counted == [4, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 
@@ -312,7 +325,7 @@ def made(kind: str, count: int, dtype: Any = "uint8") -> tuple[Any, Any, Any, An
 def trained(model: Any, buffer: Any, kind: str, count: int, dtype: Any = "uint8") -> tuple[Any, Any]:
     collecting = collector(model, kind, buffer, count)
     seer = Seer(model, collecting, freeze=40, dtype=dtype)
-    testing = Collector(model, DummyVectorEnv([lambda: env(kind)]), VectorReplayBuffer(12, 1))
+    testing: Any = Collector(model, DummyVectorEnv([lambda: env(kind)]), VectorReplayBuffer(12, 1))
     params = OffPolicyTrainerParams(
         training_collector=collecting, training_fn=seer.training_fn, test_collector=testing, test_step_num_episodes=1,
         max_epochs=2, epoch_num_steps=32, collection_step_num_env_steps=8, update_step_num_gradient_steps_per_sample=0.25,
@@ -396,19 +409,10 @@ def test_the_freeze_gives_the_images_back_as_it_goes() -> None:
     seer = Seer(model, collecting := collector(model, "dqn", buffer, 2), freeze=size, dtype="uint8")
     collecting.collect(n_step=size, random=True)
     update(model, buffer)
-    held: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        embed = Split.embed
-
-        def watched(self: Split, images: Any) -> torch.Tensor:
-            z = embed(self, images)
-            held.append(resident())
-            return z
-
-        patch.setattr(Split, "embed", watched)
+    with embedding(lambda images: resident()) as held:
         seer.online[0].embed(np.zeros((CHUNK, 4, 84, 84), np.uint8))  # PyTorch keeps some memory for its own use
-        before = resident()
         held.clear()
+        before = resident()
         seer.training_fn(1, size)
     images, codes = size * 2 * 4 * 84 * 84, size * 2 * 3136  # 73 MB, 8 MB
     assert seer.report["bytes_after"] <= seer.report["bytes_before"]
@@ -463,8 +467,24 @@ def as_stored(z: torch.Tensor, dtype: str, codec: dict[str, Any]) -> torch.Tenso
         return z.half().float()
     top = {"uint8": 255, "uint4": 15}[dtype]
     low, step = codec["low"], codec["step"]
-    rounded: torch.Tensor = low + step * ((z - low) / step).round().clamp(0, top)
-    return rounded
+    read: torch.Tensor = low + step * ((z - low) / step).round().clamp(0, top)
+    return read
+
+
+def test_columns_that_a_hook_adds_move_along() -> None:
+    """As the returns of episodes, which a hook of the library computes when an episode ends."""
+    model, buffer = algorithm("dqn"), VectorReplayBuffer(60, 2)
+    made: Any = collector(model, "dqn", buffer, 2)
+    made.set_on_episode_done_hook(EpisodeRolloutHookMCReturn())
+    seer = Seer(model, made, freeze=44, dtype="uint8")
+    made.collect(n_episode=4)
+    update(model, buffer)
+    before = buffer.mc_return_to_go[np.concatenate(oldest_first(buffer))]
+    assert len(before) == 44
+    seer.training_fn(1, 44)
+    np.testing.assert_array_equal(buffer.mc_return_to_go[np.concatenate(oldest_first(buffer))], before)
+    made.collect(n_episode=2)
+    assert len(buffer) == 66
 
 
 def test_a_second_seer_takes_the_place_of_the_first() -> None:

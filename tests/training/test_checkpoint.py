@@ -292,7 +292,7 @@ def damage(path: Path, how: str, rng: random.Random) -> None:
     path.write_bytes(data[:keep])
 
 
-@pytest.mark.parametrize("seed", [*range(30), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(30, 300))])
+@pytest.mark.parametrize("seed", [*range(30), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(30, 120))])
 def test_damage_is_named_and_the_checkpoint_before_is_used(seed: int, stopped: Path, tmp_path: Path) -> None:
     rng = random.Random(seed)
     run_dir = tmp_path / "run"

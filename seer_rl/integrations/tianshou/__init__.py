@@ -87,7 +87,7 @@ class Seer:
             self.hook = earlier.hook
         collector.set_on_step_hook(self.on_step)
         if self.frozen:
-            buffer.set_batch(buffer._meta)  # what were views of it are copies after loading
+            buffers.share(buffer, buffer._meta)  # what were views of it are copies after loading
             self._fix([Codec.from_state(state) for state in buffer.seer["codecs"]], buffer.seer["scales"])
 
     @property

@@ -98,7 +98,16 @@ def convert(buffer: Any, steps: int, encode: Callable[[Array], Array]) -> None:
     if isinstance(buffer, PrioritizedReplayBuffer):
         weight, buffer.weight = buffer.weight, SegmentTree(total)
         buffer.weight[new] = weight[rows]
-    buffer.set_batch(_batch(columns))
+    share(buffer, _batch(columns))
+
+
+def share(buffer: Any, meta: Batch) -> None:
+    """Let the buffer hold `meta`, and its parts their rows of it. `set_batch` refuses columns that a user's hook has added."""
+    buffer._meta, first = meta, 0
+    for part in parts(buffer):
+        if part is not buffer:
+            part._meta = meta[first : first + part.maxsize]
+        first += part.maxsize
 
 
 def _moved(value: Any, rows: Array, new: Array, total: int) -> Any:
