@@ -1,10 +1,13 @@
 """SEER in TorchRL: what must hold before, at and after the freeze, with the library's own losses, buffers and collectors."""
 
+import atexit
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +205,9 @@ def trees() -> None:
         pytest.skip("TorchRL's compiled part does not fit PyTorch, and there is no compiler to make it here")
     from torch.utils import cpp_extension
 
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:  # in the user's cache, a build that was killed leaves a lock that all wait for
+        os.environ["TORCH_EXTENSIONS_DIR"] = place = tempfile.mkdtemp()  # processes of these tests share it
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
     sources = [str(Path(torchrl.__file__).parent / "csrc" / name) for name in ("pybind.cpp", "utils.cpp")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, about compilers
