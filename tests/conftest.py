@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +165,12 @@ SLOW = (
     "training/test_wandb.py::test_metrics_are_those_of_the_run",
     "training/test_transfer.py::test_a_run_with_anothers_encoder[encoder]",
 )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files unread of which `make test` would run no test: to import another library takes seconds."""
+    name = collection_path.relative_to(Path(__file__).parent).as_posix() if collection_path.suffix == ".py" else ""
+    return True if config.option.markexpr == "not slow" and name in SLOW else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

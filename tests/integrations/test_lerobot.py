@@ -5,6 +5,8 @@ import functools
 import itertools
 import os
 import queue
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -88,8 +90,20 @@ def policy(trunk: str | None, **settings: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def steps() -> Steps:
-    """Transitions as the library's actor sends them, of five episodes of which every other one is cut short."""
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
+    """Transitions as the library's actor sends them, of five episodes of which every other one is cut short.
+
+    A process of its own draws them, for whatever draws in this one may have chosen another renderer.
+    """
+    path = tmp_path_factory.mktemp("steps") / "steps.pt"
+    code = "from tests.integrations.test_lerobot import recorded; import sys, torch; torch.save(recorded(), sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=Path(__file__).parents[2])
+    found: Steps = torch.load(path, weights_only=False)
+    return found
+
+
+def recorded() -> Steps:
+    """Play the episodes."""
     torch.manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(robot.CAMERAS, "hand", SIZE)  # the library's encoder takes images of one size

@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import os
 import pickle
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # to compile the library's loops takes longer than to run them here
 pytest.importorskip("tianshou")  # an extra
 
 from tianshou.algorithm.algorithm_base import Algorithm
@@ -622,11 +620,11 @@ def hooked() -> None:
     seer.training_fn(1, 20)
 
 
-REINFORCE = DiscreteActorPolicy(
-    actor=DiscreteActor(preprocess_net=Net(state_shape=4), action_shape=6),
-    action_space=ACTIONS,
-    dist_fn=torch.distributions.Categorical,
-)
+def on_policy() -> Any:
+    """An algorithm that learns from no replay."""
+    actor = DiscreteActor(preprocess_net=Net(state_shape=4), action_shape=6)
+    policy = DiscreteActorPolicy(actor=actor, action_space=ACTIONS, dist_fn=torch.distributions.Categorical)
+    return Reinforce(policy=policy, optim=AdamOptimizerFactory())
 
 
 @pytest.mark.parametrize(
@@ -635,7 +633,7 @@ REINFORCE = DiscreteActorPolicy(
         (lambda: seer_of(algorithm("dqn"), ReplayBuffer(30), freeze="auto"), "'auto' is not there"),
         (lambda: seer_of(algorithm("dqn"), ReplayBuffer(30), freeze=0), "from 1 on"),
         (lambda: seer_of(algorithm("dqn"), ReplayBuffer(30), dtype="uint7"), "dtype is one of float32"),
-        (lambda: seer_of(Reinforce(policy=REINFORCE, optim=AdamOptimizerFactory()), ReplayBuffer(30)), "not Reinforce"),
+        (lambda: seer_of(on_policy(), ReplayBuffer(30)), "not Reinforce"),
         (lambda: seer_of(with_model(Net(state_shape=4, action_shape=6)), ReplayBuffer(30)), "networks of DQN have none"),
         (lambda: seer_of(with_model(Plain(sequential=False)), ReplayBuffer(30)), "those of Plain lie in none"),
         (lambda: stepped(with_model(Plain(sequential=True)), ReplayBuffer(30)), "may divide by a number and do nothing else"),
