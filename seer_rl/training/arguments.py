@@ -166,7 +166,7 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
     Raises Mistake for what cannot be read, and for settings that do not go together.
     """
     from seer_rl.envs import FAMILIES, code_in
-    from seer_rl.training.config import AGENTS, TrainConfig
+    from seer_rl.training.config import AGENTS, WANDB, TrainConfig
     from seer_rl.training.presets import PRESETS, configure
 
     start, rest = read(Start, "train", words, return_unknown_args=True, add_help=False)
@@ -208,5 +208,5 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
         raise Mistake(str(error)) from error
     config = apply(config)
     if trusting:
-        outside.trust(config.agent.encoder)
+        outside.trust(config.agent.encoder, *([WANDB] if config.log == "wandb" else []))
     return config

@@ -159,7 +159,7 @@ class TrainConfig:
     """Keep a checkpoint of the run's end, from which `seer resume RUN --steps MORE` trains longer."""
     log: Literal["files", "wandb"] = "files"
     """Where metrics go. files: to the run directory, as CSV and for TensorBoard. wandb: to Weights & Biases, too, which needs
-    the extra [wandb]."""
+    the extra [wandb]. To resume such a run, say SEER_CODE=wandb:init before the command: a file alone sends nothing."""
     label: str = ""
     """The name of these settings in pictures and tables. Empty: they are named by when the encoder was frozen."""
     run_dir: Path | None = None
@@ -253,6 +253,8 @@ def first_update(agent: AgentConfig, batch_size: int) -> int:
     first = max(agent.learning_starts, batch_size + agent.n_step)
     return first + -first % agent.update_every
 
+
+WANDB = "wandb:init"  # the name by which the user says that metrics may be sent: see `outside`
 
 # What may change between a checkpoint and the run that goes on from it, since nothing that was computed depends on it.
 MAY_CHANGE = {

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
-from seer_rl.training.config import flat
+from seer_rl import outside
+from seer_rl.training.config import WANDB, flat
 from seer_rl.training.events import Event, Metrics
 from seer_rl.training.run import Run
 
@@ -15,15 +17,17 @@ PROJECT = "seer-rl"
 class WeightsAndBiases:
     """Listens to a run and sends its metrics. The service's own WANDB_* variables say where, and whether at once or later.
 
-    A resumed run goes on in its own page: it is known by its directory.
+    A resumed run goes on in its own page: it is known by its directory. The service writes nothing there, and reads nothing:
+    anybody's files may lie in it.
     """
 
     def __init__(self) -> None:
-        """Look for the library. Raises ImportError without the extra."""
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError("--log wandb needs the extra [wandb]: pip install 'seer-rl[wandb]'") from error
+        """Begin the library. Raises ImportError without the extra, ValueError where only a file asks for it, not the user."""
+        if find_spec("wandb") is None:
+            raise ImportError("--log wandb needs the extra [wandb]: pip install 'seer-rl[wandb]'")
+        outside.load(WANDB, "logger")
+        import wandb
+
         self._library: Any = wandb
         self._page: Any = None
 
@@ -43,14 +47,11 @@ class WeightsAndBiases:
                 name=run.run_dir.name,
                 id=hashlib.sha256(os.fsencode(run.run_dir.resolve())).hexdigest()[:16],
                 resume="allow",
-                dir=run.run_dir,
                 config=told,
                 settings=self._library.Settings(console="off", silent=True),
             )
         except self._library.Error as error:
-            raise OSError(
-                f"Weights & Biases: {error}; with WANDB_MODE=offline everything stays in the run directory"
-            ) from error
+            raise OSError(f"Weights & Biases: {error}; with WANDB_MODE=offline nothing is sent for now") from error
 
     def __enter__(self) -> "WeightsAndBiases":
         return self

@@ -449,10 +449,18 @@ def test_the_first_sentence_says_who_did_best_at_what_cost(tmp_path: Path) -> No
         f"On 2 tasks of atari, with 3 seeds each, SEER did best: an interquartile mean of {best_words}, "
         f"against {other_words} of never, with 2.00 times as many operations."
     )
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<td class="sure">') == 2  # all of the one score more than all of the other, and the other way round
+    assert '<td class="sure">1.00<small>1.00 to 1.00</small></td>' in page
     metrics = curve(2)
     del metrics["seer/freeze_step"]
     remade(tmp_path / "pong-never-1", TrainConfig("atari/pong", 160, seed=1, label="never"), metrics)
     assert said()[0].endswith("That may be chance: a run of one is not surely better than a run of the other.")
+    for env in ("pong", "qbert"):
+        for label in ("SEER", "never"):
+            shutil.rmtree(tmp_path / f"{env}-{label}-2")
+    assert said()[0].endswith("So few seeds may differ by chance.")
+    assert "sure" not in re.findall(r"<tbody>.*?</tbody>", (tmp_path / "page.html").read_text())[0]
 
 
 def test_an_open_page_reloads_itself(browser: Browser, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ learns from a replay of images, it gets `SeerBuffer` and `SeerExtractor`, unless
 `learn` that goes on for long enough freezes halfway. The last line counts the tests that made such an algorithm, and no other.
 """
 
-import contextlib
 import subprocess
 import sys
 import tarfile
@@ -73,9 +72,10 @@ class Swap:
             freeze = model.learning_starts + (total_timesteps - model.learning_starts) // 2
             if callback is None and isinstance(model.replay_buffer, SeerBuffer) and freeze > model.learning_starts:
                 callback = seer = Seer(freeze, dtype="uint8")
-                with contextlib.ExitStack() as after:
-                    after.callback(lambda: setattr(self, "froze", self.froze or seer.frozen_at is not None))
+                try:
                     return learn(model, total_timesteps, callback, **rest)
+                finally:
+                    self.froze |= seer.frozen_at is not None
             return learn(model, total_timesteps, callback, **rest)
 
         with pytest.MonkeyPatch.context() as patch:

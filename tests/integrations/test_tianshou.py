@@ -48,7 +48,6 @@ from tianshou.utils.torch_utils import policy_within_training_step, torch_train_
 
 from seer_rl import envs
 from seer_rl.envs.dmc import ControlConfig
-from seer_rl.integrations import tianshou as integration
 from seer_rl.integrations.tianshou import Seer
 from seer_rl.integrations.tianshou.buffer import CHUNK, nbytes, oldest_first, parts
 from seer_rl.integrations.tianshou.split import Split
@@ -604,12 +603,6 @@ def in_turns() -> None:
     Seer(model, collecting, 20)
 
 
-def older() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(integration, "__version__", "1.2.0")
-        seer_of(algorithm("dqn"), ReplayBuffer(30))
-
-
 def hooked() -> None:
     """A freeze is due, and the collector has got another hook."""
     model, buffer = algorithm("dqn"), ReplayBuffer(30)
@@ -647,7 +640,6 @@ def on_policy() -> Any:
         (lambda: random_step(lambda: Named(env("dqn"))), "one image .* not Batch"),
         (lambda: random_step(lambda: gym.make("Pendulum-v1")), r"not arrays of \(3,\)"),
         (in_turns, "not with AsyncCollector"),
-        (older, "not with 1.2.0"),
         (hooked, "let the new one call seer.on_step"),
     ],
 )

@@ -387,11 +387,24 @@ class Probe(Lower):
 
 
 @pytest.mark.parametrize("storage", ["tensor", "memmap", "directory", "list"])
-def test_memory_is_that_of_the_images_and_of_one_keys_embeddings(
-    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Contract (g): through the freeze, and afterwards; of files it is the disk's."""
-    rows = 1500
+def test_memory_is_that_of_the_images_and_of_one_keys_embeddings(storage: str, tmp_path: Path) -> None:
+    """Contract (g): through the freeze, and afterwards; of files it is the disk's. In a process of its own."""
+    code = "from tests.integrations.test_torchrl import weighed; import sys; weighed(*sys.argv[1:])"
+    at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}  # the C library gives freed tensors back as they are freed
+    command = [sys.executable, "-c", code, storage, str(tmp_path)]
+    done = subprocess.run(command, env=at_once, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def weighed(storage: str, directory: str) -> None:
+    """Freeze a buffer, and look at memory, or at the disk, meanwhile."""
+    torch.set_num_threads(1)
+    rows, tmp_path, monkeypatch = 1500, Path(directory), pytest.MonkeyPatch()
+    first = Run("dqn", made(LazyTensorStorage(100), False))  # what libraries load and allocate once
+    first.collect(100, 50)
+    seer = Seer(first.loss, first.buffer, 100, "uint8")
+    first.update(2)
+    assert seer.step()
     kinds: dict[str, Callable[[], Any]] = {
         "tensor": lambda: LazyTensorStorage(rows),
         "memmap": lambda: LazyMemmapStorage(rows),
@@ -561,6 +574,36 @@ def buffer(**settings: Any) -> Any:
 def test_what_cannot_be_done_right_is_refused_in_a_sentence(build: Callable[[], Any], says: str) -> None:
     with pytest.raises((ValueError, RuntimeError), match=says):
         build()
+
+
+def test_a_saved_buffer_stays_where_its_own_files_are_trained_on(tmp_path: Path) -> None:
+    """A storage whose scratch_dir is that of a saved buffer reads the saved files: the freeze leaves them there."""
+    first = Run("dqn", made(LazyMemmapStorage(50, scratch_dir=tmp_path / "first"), False))
+    first.collect(50)
+    first.buffer.dumps(tmp_path / "saved")
+    saved = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    run = Run("dqn", made(LazyMemmapStorage(50, scratch_dir=tmp_path / "saved" / "storage"), False))
+    run.buffer.loads(tmp_path / "saved")
+    assert Path(run.buffer.storage._storage["pixels"].filename) in saved
+    for one, seer in ((run, seer_of(run)), (first, seer_of(first))):
+        one.update()
+        seer.freeze()
+        one.update()
+    assert {path: path.read_bytes() for path in saved} == saved
+    assert not (tmp_path / "first" / "pixels.memmap").exists()  # its own have gone
+
+
+def test_what_lies_where_embeddings_would_be_written_is_not_written_over(tmp_path: Path) -> None:
+    run = Run("dqn", made(LazyMemmapStorage(50, scratch_dir=tmp_path), False))
+    seer = seer_of(run)
+    run.collect(40)
+    run.update()
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings" / "pixels.memmap").write_text("mine")
+    with pytest.raises(ValueError, match="is there already, and embeddings would be written to it: move it away"):
+        seer.freeze()
+    run.update()
+    assert (tmp_path / "embeddings" / "pixels.memmap").read_text() == "mine"
 
 
 def test_a_refused_freeze_changes_nothing() -> None:

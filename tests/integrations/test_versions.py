@@ -13,6 +13,7 @@ import pytest
     [
         ("sb3", "stable-baselines3", "2.8.0", ">=2.9,<3", "sb3"),
         ("sb3", "stable-baselines3", "3.0.0", ">=2.9,<3", "sb3"),
+        ("tianshou", "tianshou", "1.2.0", ">=2.0.1,<3", "tianshou"),
         ("torchrl", "torchrl", "0.13.9", ">=0.14,<0.15", "torchrl"),
         ("torchrl", "torchrl", "0.15.0", ">=0.14,<0.15", "torchrl"),
     ],

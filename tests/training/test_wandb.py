@@ -52,11 +52,21 @@ def seer(*words: str, place: Path, **variables: str) -> "subprocess.CompletedPro
 
 
 def test_metrics_are_those_of_the_run(tmp_path: Path) -> None:
+    """A file alone sends nothing: who resumes has to say so again."""
     done = seer("train", *SETTINGS.split(), place=tmp_path, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
-    done = seer("resume", "run", "--steps", "120", place=tmp_path, WANDB_MODE="offline")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    refused = seer("resume", "run", "--steps", "120", place=tmp_path, WANDB_MODE="offline")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "seer: the logger wandb:init is code, which settings in a file do not start: "
+        "if you trust it, say so with SEER_CODE=wandb:init before the command\n",
+    )
+    assert {path: path.read_bytes() for path in before} == before
+    done = seer("resume", "run", "--steps", "120", place=tmp_path, WANDB_MODE="offline", SEER_CODE="wandb:init")
     assert done.returncode == 0, done.stderr
-    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert not (tmp_path / "run" / "wandb").exists()
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2  # one page, in two parts
     assert len({path.name for path in files}) == 1
     look = subprocess.run([sys.executable, "-c", LOOK, *map(str, files)], capture_output=True, text=True, check=True)
@@ -76,6 +86,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.chdir(tmp_path)
     assert main(["train", *SETTINGS.split(), "--memory-limit", "4GB"]) == 2
     assert "leave out --log wandb" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("seer_rl.training.wandb.find_spec", lambda name: None)
+    monkeypatch.setenv("SEER_CODE", "")  # which `train` sets
     assert main(["train", *SETTINGS.split()]) == 2
     assert capsys.readouterr().err == "seer: --log wandb needs the extra [wandb]: pip install 'seer-rl[wandb]'\n"

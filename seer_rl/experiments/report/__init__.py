@@ -130,10 +130,10 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
         if len(tasks) < 2 or not members or not scale:
             continue
         scores = {label: _scores(tasks, runs) for label, runs in members.items()}
-        rows = []
-        for label, values in scores.items():
-            estimates = stats.aggregates(values)
-            rows.append([label, *(one.words() for one in estimates.values()), f"{values.shape[0]} x {values.shape[1]}"])
+        estimates = {label: stats.aggregates(values) for label, values in scores.items()}
+        better, seeds = summary.improvements(scores), min(len(values) for values in scores.values())
+        shapes = {label: f"{values.shape[0]} x {values.shape[1]}" for label, values in scores.items()}
+        rows = [[label, *(one.words() for one in each.values()), shapes[label]] for label, each in estimates.items()]
         left_out = [label for label in colours if label not in members and any(label in groups[env] for env in tasks)]
         unknown = [env for env in groups if env.startswith(suite + "/") and env not in tasks]
         names = list(scores)
@@ -141,9 +141,9 @@ def across(groups: Groups, colours: dict[str, int], charts: Charts) -> list[dict
         pair = _twice(charts, f"{suite}: normalised return", "normalised return, IQM", 300, curves, random=0.0)
         suites.append({
             "name": suite, "tasks": len(tasks), "envs": tasks, "rows": rows, "pair": pair, "scale": scale.words(),
-            "said": summary.across(suite, scores, members), "points": summary.points(scores, colours),
+            "said": summary.across(suite, estimates, better, members), "points": summary.points(estimates, colours),
             "left_out": ", ".join(left_out), "unknown": ", ".join(unknown),
-            "names": names, "matrix": list(zip(names, summary.matrix(scores), strict=True)) if len(names) > 1 else [],
+            "names": names, "matrix": summary.matrix(names, better, seeds),
             "caption": "Interquartile mean; a line ends where the first of its runs does.",
         })  # fmt: skip
     return suites

@@ -10,6 +10,10 @@ from seer_rl.experiments import stats
 from seer_rl.experiments.results import NEVER, Groups, Result, finished, together
 from seer_rl.experiments.stats import Array, Estimate
 
+FEW = 3  # seeds: of fewer, an interval is no more than their range
+Estimates = dict[str, dict[str, Estimate]]  # by settings and name of the aggregate
+Better = dict[tuple[str, str], Estimate]  # that a run of the first settings scores more than one of the second
+
 
 def reference(arms: dict[str, list[Result]]) -> str | None:
     """Return the settings that others are compared with: the first whose runs were never frozen. None where there are none."""
@@ -17,23 +21,36 @@ def reference(arms: dict[str, list[Result]]) -> str | None:
     return next(never, None)
 
 
-def across(suite: str, scores: dict[str, Array], members: dict[str, list[list[Result]]]) -> str:
-    """Say which settings did best over several tasks, and what that cost.
+def improvements(scores: dict[str, Array]) -> Better:
+    """Estimate for every two settings that a run of one scores more than one of the other.
 
-    scores: normalised, [runs, tasks], by settings. members: the same settings' runs, a list for each task.
+    scores: [runs, tasks] by settings.
     """
-    iqm = {label: stats.intervals([values], lambda x: np.array([stats.iqm(x)])) for label, values in scores.items()}
-    words = {label: Estimate(*(float(part[0]) for part in parts)).words() for label, parts in iqm.items()}
-    best = max(scores, key=lambda label: float(iqm[label][0][0]))
+    found: Better = {}
+    for one, other in itertools.combinations(scores, 2):
+        better = stats.improvement(scores[one], scores[other])
+        found[one, other] = better
+        found[other, one] = Estimate(1 - better.point, 1 - better.high, 1 - better.low)
+    return found
+
+
+def across(suite: str, estimates: Estimates, better: Better, members: dict[str, list[list[Result]]]) -> str:
+    """Say which settings did best over several tasks, and what that cost. members: their runs, a list for each task."""
+    iqm = {label: each["IQM"] for label, each in estimates.items()}
+    best = max(iqm, key=lambda label: iqm[label].point)
     base = reference({label: list(itertools.chain(*runs)) for label, runs in members.items()})
-    seeds, tasks = scores[best].shape
-    said = f"On {tasks} tasks of {suite}, with {_seeds(seeds)} each, {best} did best: an interquartile mean of {words[best]}"
-    if base is None or len(scores) == 1:
+    seeds, tasks = {label: min(map(len, runs)) for label, runs in members.items()}, len(members[best])
+    said = f"On {tasks} tasks of {suite}, with {_seeds(seeds[best])} each, {best} did best: "
+    said += f"an interquartile mean of {iqm[best].words()}"
+    if base is None or len(iqm) == 1:
         return f"{said}."
-    other = base if base != best else max((x for x in scores if x != best), key=lambda label: float(iqm[label][0][0]))
-    cost, its = (sum(run.at("flops", run.step) for runs in members[label] for run in runs[:seeds]) for label in (best, other))
-    said += f", against {words[other]} of {other}{_cost(cost, its)}."
-    return said + _chance(stats.improvement(scores[best], scores[other]))
+    other = base if base != best else max((x for x in iqm if x != best), key=lambda label: iqm[label].point)
+    cost, its = (
+        float(np.mean([run.at("flops", run.step) for runs in members[label] for run in runs[: seeds[label]]]))
+        for label in (best, other)
+    )
+    chance = _chance(better[best, other], min(seeds[best], seeds[other]))
+    return f"{said}, against {iqm[other].words()} of {other}{_cost(cost, its)}.{chance}"
 
 
 def alone(env: str, arms: dict[str, list[Result]]) -> str | None:
@@ -51,9 +68,7 @@ def alone(env: str, arms: dict[str, list[Result]]) -> str | None:
     other = base if base != best else max((x for x in scores if x != best), key=lambda label: float(scores[label].mean()))
     cost, its = (float(np.mean([run.at("flops", run.step) for run in runs[label]])) for label in (best, other))
     said += f", {other} with {scores[other].mean():,.1f} ({_seeds(len(scores[other]))}){_cost(cost, its)}."
-    if min(seeds, len(scores[other])) < 3:
-        return f"{said} So few seeds may differ by chance."
-    return said + _chance(stats.improvement(scores[best], scores[other]))
+    return said + _chance(stats.improvement(scores[best], scores[other]), min(seeds, len(scores[other])))
 
 
 def _seeds(count: int) -> str:
@@ -64,13 +79,14 @@ def _cost(cost: float, other: float) -> str:
     return f", with {cost / other:.2f} times as many operations" if cost > 0 and other > 0 else ""
 
 
-def _chance(better: Estimate) -> str:
+def _chance(better: Estimate, seeds: int) -> str:
+    if seeds < FEW:
+        return " So few seeds may differ by chance."
     return "" if better.low > 0.5 else " That may be chance: a run of one is not surely better than a run of the other."
 
 
-def points(scores: dict[str, Array], colours: dict[str, int]) -> list[dict[str, Any]]:
+def points(estimates: Estimates, colours: dict[str, int]) -> list[dict[str, Any]]:
     """Lay out aggregates with their intervals: for each, a row for each settings, places in percent of the width."""
-    estimates = {label: stats.aggregates(values) for label, values in scores.items()}
     panels = []
     for name in next(iter(estimates.values())):
         each = {label: estimate[name] for label, estimate in estimates.items()}
@@ -84,23 +100,17 @@ def points(scores: dict[str, Array], colours: dict[str, int]) -> list[dict[str, 
     return panels
 
 
-def matrix(scores: dict[str, Array]) -> list[list[dict[str, Any]]]:
-    """Lay out probabilities that a run of a row's settings scores more than one of a column's on the same task."""
-    found: dict[tuple[str, str], Estimate] = {}
-    for one, other in itertools.combinations(scores, 2):
-        better = stats.improvement(scores[one], scores[other])
-        found[one, other] = better
-        found[other, one] = Estimate(1 - better.point, 1 - better.high, 1 - better.low)
+def matrix(names: Sequence[str], better: Better, seeds: int) -> list[list[dict[str, Any]]]:
+    """Lay out probabilities that a run of a row's settings scores more than one of a column's on the same task.
+
+    seeds: the fewest of any settings; of less than three, an interval says nothing.
+    """
     empty = {"point": "", "interval": "", "sure": False}
-    return [
-        [
-            {"point": f"{p.point:.2f}", "interval": f"{p.low:.2f} to {p.high:.2f}", "sure": p.low > 0.5 or p.high < 0.5}
-            if (p := found.get((row, column)))
-            else empty
-            for column in scores
-        ]
-        for row in scores
-    ]
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for pair, p in better.items():
+        sure = seeds >= FEW and (p.low > 0.5 or p.high < 0.5)
+        cells[pair] = {"point": f"{p.point:.2f}", "interval": f"{p.low:.2f} to {p.high:.2f}", "sure": sure}
+    return [[cells.get((row, column), empty) for column in names] for row in names]
 
 
 def beginnings(groups: Groups) -> str:

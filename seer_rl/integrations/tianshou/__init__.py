@@ -14,26 +14,25 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tianshou import __version__
 
+from seer_rl.integrations import require
+
+require("tianshou", "2.0.1", "3", "tianshou")  # before names are imported that another version may not have
+
+from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, OffPolicyWrapperAlgorithm
+from tianshou.data import (
+    AsyncCollector,
+    Collector,
+    PrioritizedReplayBuffer,
+    PrioritizedVectorReplayBuffer,
+    ReplayBuffer,
+    VectorReplayBuffer,
+)
+from tianshou.utils.lagged_network import EvalModeModuleWrapper
+
+from seer_rl.integrations.tianshou import buffer as buffers
+from seer_rl.integrations.tianshou.split import Split, checksum, sees
 from seer_rl.replay.codec import DTYPES, Codec, Dtype, examples, layout
-
-try:
-    from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, OffPolicyWrapperAlgorithm
-    from tianshou.data import (
-        AsyncCollector,
-        Collector,
-        PrioritizedReplayBuffer,
-        PrioritizedVectorReplayBuffer,
-        ReplayBuffer,
-        VectorReplayBuffer,
-    )
-    from tianshou.utils.lagged_network import EvalModeModuleWrapper
-
-    from seer_rl.integrations.tianshou import buffer as buffers
-    from seer_rl.integrations.tianshou.split import Split, checksum, sees
-except ImportError as error:
-    raise ImportError(f"SEER works with Tianshou 2, not with {__version__}: pip install 'tianshou>=2,<3'") from error
 
 __all__ = ["Seer"]
 
@@ -50,10 +49,8 @@ class Seer:
         A buffer that was saved after a freeze goes on as it is; load the algorithm's weights as well.
         freeze: the step of the environments, as the trainer counts them. dtype: how embeddings are stored, see
         `seer_rl.replay.codec.Dtype`.
-        Raises ValueError for what cannot be frozen, and RuntimeError for another version of the library.
+        Raises ValueError for what cannot be frozen.
         """
-        if not __version__.startswith("2."):
-            raise RuntimeError(f"SEER works with Tianshou 2, not with {__version__}: pip install 'tianshou>=2,<3'")
         if isinstance(freeze, bool) or not isinstance(freeze, int) or freeze < 1:
             raise ValueError(f"freeze is a step of the environments, from 1 on, and 'auto' is not there, not {freeze!r}")
         if dtype not in DTYPES:

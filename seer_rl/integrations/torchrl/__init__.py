@@ -139,6 +139,8 @@ class Seer(Transform):  # type: ignore[misc]
             if x is None or tuple(x.shape) != self.lower.shape:
                 found = None if x is None else tuple(x.shape)
                 raise ValueError(f"the buffer needs images of {self.lower.shape} under {key!r}, and has {found}")
+        if getattr(storage, "scratch_dir", None) and stored.beside(storage).exists():
+            raise ValueError(f"{stored.beside(storage)} is there already, and embeddings would be written to it: move it away")
         places = self.lower.distinct()
         dtype, shape = layout(self.dtype, (self.lower.length(places),))
         example = torch.zeros(shape, dtype=dtype)

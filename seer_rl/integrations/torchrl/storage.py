@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from tensordict import MemoryMappedTensor, TensorDict, TensorDictBase
 from torchrl.data import LazyTensorStorage, ListStorage, TensorStorage
 from torchrl.data.replay_buffers.storages import CompressedListStorage
 
+DUMPED = "storage_metadata.json"  # the library writes it beside the rows that `dumps` saves
 CHUNK = 32  # rows converted at once: they bound the memory that this needs beside the storage
 
 Key = str | tuple[str, ...]
@@ -93,12 +95,12 @@ def _convert_tensors(
 ) -> None:
     old = dict(storage._storage.items(True, True))  # tensors [rows, ...] by key
     first = TensorDict({key: stored.to(x.device) if key in keys else x[0].clone() for key, x in old.items()}, [])
-    directory = getattr(storage, "scratch_dir", None)
+    directory, mine = getattr(storage, "scratch_dir", None), owns(storage)
     empty(storage, capacity)
     gc.collect()  # TensorDicts refer to themselves: otherwise the old one would keep its tensors for a while
     if isinstance(storage, LazyTensorStorage):
         if directory:  # the old files are still being read
-            storage.scratch_dir = f"{directory}embeddings/"
+            storage.scratch_dir = str(beside(storage)) + os.sep
         storage._init(first)
     else:
         storage._storage, storage.initialized = torch.empty_like(first.expand(capacity)), True
@@ -109,9 +111,19 @@ def _convert_tensors(
             _encoded(x.__getitem__, kept, new, encode)
         else:
             new[:n] = torch.arange(n).view(-1, *[1] * (x.dim() - 1)) if key == "index" else x[kept]
-        if directory and isinstance(x, MemoryMappedTensor):
+        if mine and isinstance(x, MemoryMappedTensor):
             os.unlink(str(x.filename))
     storage._len = n
+
+
+def beside(storage: Any) -> Path:
+    """Return the directory of a storage with a `scratch_dir` that the embeddings are written to."""
+    return Path(storage.scratch_dir) / "embeddings"
+
+
+def owns(storage: Any) -> bool:
+    """Tell whether a storage's files were made by it, and may go with the images: those of a saved buffer are the user's."""
+    return getattr(storage, "scratch_dir", None) is not None and not Path(storage.scratch_dir, DUMPED).exists()
 
 
 def empty(storage: Any, capacity: int) -> None:
