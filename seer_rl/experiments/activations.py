@@ -82,10 +82,17 @@ def svcca(x: torch.Tensor, y: torch.Tensor, variance: float = VARIANCE) -> float
 
 
 def _directions(x: torch.Tensor, variance: float) -> torch.Tensor:
-    """Return the fewest left singular vectors of x that hold `variance` of it, without numerical noise: orthonormal [n, k]."""
-    u, s, _ = torch.linalg.svd(x, full_matrices=False)
-    real = s > s[:1] * max(x.shape) * torch.finfo(s.dtype).eps
-    held = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
+    """Return an orthonormal basis [n, k] of the fewest left singular vectors of x [n, p] that hold `variance` of it.
+
+    It comes from the eigenvectors of the smaller of x x' and x' x: several times as fast as x's own decomposition, and as
+    exact but for directions that hold less than a millionth of a millionth of x.
+    """
+    wide = len(x) <= x.shape[1]
+    values, vectors = (part.flip(-1) for part in torch.linalg.eigh(x @ x.T if wide else x.T @ x))
+    real = values > values[:1] * max(x.shape) * torch.finfo(values.dtype).eps
+    values = values.clamp(min=0)
+    held = values.cumsum(0) / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     before = torch.cat([held.new_zeros(1), held[:-1]])  # of the directions before each
-    kept: torch.Tensor = u[:, real & (before < variance)]
-    return kept
+    kept: torch.Tensor = vectors[:, real & (before < variance)]
+    basis: torch.Tensor = kept if wide else torch.linalg.qr(x @ kept).Q
+    return basis
