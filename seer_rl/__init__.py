@@ -7,7 +7,7 @@ neither torch nor numpy: every name is loaded when it is first used.
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"  # of the release that CHANGELOG.md calls unreleased
 
 __all__ = (
     "CURL",

@@ -5,6 +5,7 @@ What the settings of a training need is imported in `parse`, so that the help of
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
@@ -206,7 +207,25 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
         config = configure(asked.env, start.agent or None, start.preset or None, asked.transfer.source is not None)
     except (ValueError, ImportError) as error:
         raise Mistake(str(error)) from error
-    config = apply(config)
+    config = reached(apply(config), config.seer.freeze_step)
     if trusting:
         outside.trust(config.agent.encoder, *([WANDB] if config.log == "wandb" else []))
     return config
+
+
+def reached(config: "TrainConfig", freeze_step: int | str | None) -> "TrainConfig":
+    """Return settings that freeze: a preset's T_f that lies beyond a shorter run comes between its first update and its end.
+
+    freeze_step: the preset's. A T_f that the user chose stays, and is refused later.
+    """
+    from seer_rl.training.config import first_update
+
+    first, steps = first_update(config.agent, config.agent.batch_size), config.steps
+    if not isinstance(freeze_step, int) or config.seer.freeze_step != freeze_step or not first < steps <= freeze_step:
+        return config
+    sooner = (first + steps) // 2
+    warnings.warn(
+        f"the preset's freeze at step {freeze_step:,} lies beyond this run of {steps:,} steps: it comes at step {sooner:,}",
+        stacklevel=2,
+    )
+    return replace(config, seer=replace(config.seer, freeze_step=sooner))

@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from seer_rl.training.arguments import Mistake, parse, read
+from seer_rl.training.config import check
 
 
 def film(
@@ -90,3 +91,39 @@ def test_agent_and_preset_choose_defaults_wherever_they_stand() -> None:
     for words, sentence in ((["--agent"], "--agent needs a value"), (["--preset", "papr"], "there is no preset 'papr'")):
         with pytest.raises(Mistake, match=sentence):
             parse(["atari/pong", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "freezes"),
+    [
+        ("--preset quick --steps 2000", 1_800),  # half-way from the first update, at 1,600, to the end
+        ("--preset quick --steps 8000", 4_800),
+        ("--preset paper --steps 20000", 10_800),
+        ("--preset quick --steps 2000 --seer.freeze-step None", None),
+        ("--preset quick --steps 2000 --seer.freeze auto", "auto"),
+    ],
+)
+def test_a_presets_freeze_comes_within_a_shorter_run(words: str, freezes: object, recwarn: pytest.WarningsRecorder) -> None:
+    assert parse(["atari/alien", *words.split()]).seer.freeze_step == freezes
+    said = [str(one.message) for one in recwarn]
+    assert len(said) == (1 if isinstance(freezes, int) else 0)
+    assert all(f"it comes at step {freezes:,}" in one for one in said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--preset quick --steps 2000 --seer.freeze-step 9000",  # the user's own
+        "--preset quick --steps 1600",  # no update comes before the end
+        "--steps 2000 --seer.freeze-step 8000",
+    ],
+)
+def test_any_other_freeze_beyond_the_run_is_refused(words: str) -> None:
+    config = parse(["atari/alien", *words.split()])
+    with pytest.raises(ValueError, match="lies beyond the run"):
+        check(config)
+
+
+def test_a_presets_freeze_stays_where_the_run_reaches_it() -> None:
+    assert parse(["atari/alien", "--preset", "quick"]).seer.freeze_step == 8_000
+    assert parse(["atari/alien", "--preset", "quick", "--steps", "8001"]).seer.freeze_step == 8_000
