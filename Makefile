@@ -11,10 +11,10 @@ train: .venv/installed
 	$(BIN)/seer train --preset quick
 
 test: lint .venv/renderer
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: lint .venv/renderer .venv/browser .venv/lerobot
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alike"
 
 lint: .venv/installed
 	$(BIN)/ruff check

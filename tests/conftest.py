@@ -28,22 +28,16 @@ SLOW = (
     "integrations/test_tianshou.py",
     "integrations/test_torchrl.py",
     "agents/test_actor_critics.py::test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway[drqv2]",
-    "agents/test_actor_critics.py::test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway[sac]",
     "agents/test_actor_critics.py::test_a_time_limit_is_not_the_end_of_value[drqv2",
     "agents/test_keys.py::test_operations_and_signals_are_of_all_images[drqv2]",
-    "agents/test_keys.py::test_operations_and_signals_are_of_all_images[sac]",
     "commands/test_console.py::test_a_rehearsal_ends_with_who_asked_for_it[SIGHUP]",
     "commands/test_console.py::test_a_run_directory_is_printed_as_it_is",
     "commands/test_console.py::test_a_run_directory_need_not_be_utf_8",
-    "commands/test_console.py::test_a_run_ends_whoever_listens[LC_ALL",
-    "commands/test_console.py::test_a_run_ends_whoever_listens[PYTHONIOENCODING",
-    "commands/test_console.py::test_a_run_ends_whoever_listens[env -u TERM",
     "commands/test_console.py::test_a_run_ends_whoever_listens[{} 2>&-]",
     "commands/test_console.py::test_a_run_ends_whoever_listens[{} >&-",
     "commands/test_console.py::test_a_terminal_of_any_width",
     "commands/test_console.py::test_a_user_without_a_home_can_train_and_compile",
     "commands/test_console.py::test_every_stop_leaves_a_checkpoint[SIGHUP]",
-    "commands/test_console.py::test_every_stop_leaves_a_checkpoint[SIGINT]",
     "commands/test_console.py::test_what_an_agents_file_says_of_itself_cannot_redraw_the_screen",
     "envs/test_atari.py::test_a_restored_game_shows_what_the_other_shows[tic",
     "envs/test_dmc.py::test_without_a_renderer_one_sentence",
@@ -57,14 +51,7 @@ SLOW = (
     "examples/test_iqn.py::test_every_command_knows_it",
     "experiments/test_cluster.py::test_runs_of_a_dead_node",
     "experiments/test_export.py::test_the_file_acts_like_the_agent[curl",
-    "experiments/test_export.py::test_the_file_acts_like_the_agent[drqv2",
-    "experiments/test_inspect.py::test_a_film[cartpole]",
-    "experiments/test_inspect.py::test_attention[cartpole]",
-    "experiments/test_inspect.py::test_bad_input[cartpole",
-    "experiments/test_inspect.py::test_similarity[cartpole]",
-    "experiments/test_inspect.py::test_snapshots_are_the_weights_of_their_step[cartpole]",
     "experiments/test_inspect.py::test_the_papers_figures",
-    "experiments/test_inspect.py::test_the_same_observations_are_looked_at_again[cartpole]",
     "experiments/test_paper.py::test_estimate_of_a_plan",
     "experiments/test_report.py::test_a_film_that_cannot_be_made",
     "experiments/test_report.py::test_a_sweep_that_goes_on",
@@ -103,21 +90,13 @@ SLOW = (
     "test_seer.py::test_a_freeze_of_50000_steps",
     "test_seer.py::test_what_control_agents_froze_stays_bit_identical[curl, two layers]",
     "test_seer.py::test_what_control_agents_froze_stays_bit_identical[drqv2]",
-    "test_seer.py::test_what_control_agents_froze_stays_bit_identical[sac]",
     "training/test_checkpoint.py::test_a_killed_run_goes_on_from_its_newest_checkpoint",
     "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[curl, often]",
-    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[curl, once]",
     "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[curl, three",
-    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[curl, uint8]",
     "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[drqv2]",
     "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[rainbow, frozen from",
     "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[rainbow, often]",
-    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[rainbow, once]",
-    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[rainbow, uint4]",
-    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[sac]",
     "training/test_checkpoint.py::test_a_run_that_branches_off_another_is_the_run_from_its_beginning[auto]",
-    "training/test_checkpoint.py::test_a_run_that_branches_off_another_is_the_run_from_its_beginning[fixed]",
-    "training/test_checkpoint.py::test_an_environment_that_fails_is_started_anew_once[dies]",
     "training/test_checkpoint.py::test_an_environment_that_fails_is_started_anew_once[raises]",
     "training/test_checkpoint.py::test_environments_go_on_from_their_state[atari/alien]",
     "training/test_checkpoint.py::test_signals_stop_a_run_soon_with_a_checkpoint",
@@ -125,8 +104,6 @@ SLOW = (
     "training/test_compile.py::test_a_compiled_run_tells_what_compiling_took",
     "training/test_compile.py::test_where_nothing_compiles_the_run_goes_on",
     "training/test_loop.py::test_control_runs_pass_their_phases_repeatably[DrQv2Config]",
-    "training/test_loop.py::test_control_runs_pass_their_phases_repeatably[RADConfig]",
-    "training/test_loop.py::test_control_runs_pass_their_phases_repeatably[SACConfig]",
     "training/test_loop.py::test_every_kind_of_run_ends_well[dqn]",
     "training/test_loop.py::test_every_kind_of_run_ends_well[first layer, uint4]",
     "training/test_loop.py::test_every_kind_of_run_ends_well[first layer]",
@@ -137,14 +114,9 @@ SLOW = (
     "training/test_rehearsal.py::test_a_run_never_takes_more_than_it_promised",
     "training/test_rehearsal.py::test_an_automatic_freeze_can_be_rehearsed",
     "training/test_rehearsal.py::test_the_rehearsal_finds_how_large_the_replay_can_be",
-    "training/test_rundir.py::test_a_pipe_is_not_waited_for[resume-blob",
-    "training/test_rundir.py::test_a_pipe_is_not_waited_for[resume-ended",
     "training/test_rundir.py::test_a_pipe_is_not_waited_for[resume-manifest",
     "training/test_rundir.py::test_a_run_that_is_stopped_with_a_failed_environment_is_saved[hung]",
     "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[frozen after-prioritized]",
-    "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[frozen after-uniform]",
-    "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[frozen before-uniform]",
-    "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[never-",
     "training/test_rundir.py::test_a_simulator_that_fails_in_an_evaluation",
     "training/test_rundir.py::test_an_environment_that_dies_while_something_is_due_is_started_anew[a checkpoint]",
     "training/test_rundir.py::test_damage_for_a_while",
@@ -152,19 +124,72 @@ SLOW = (
     "training/test_rundir.py::test_nothing_is_written_through_another_name[link-config",
     "training/test_rundir.py::test_nothing_is_written_through_another_name[link-curves",
     "training/test_rundir.py::test_nothing_is_written_through_another_name[second name-agent",
-    "training/test_rundir.py::test_nothing_is_written_through_another_name[second name-config",
-    "training/test_rundir.py::test_nothing_is_written_through_another_name[second name-curves",
     "training/test_rundir.py::test_settings_between_a_stop_and_its_resume[change10",
     "training/test_rundir.py::test_settings_between_a_stop_and_its_resume[change12",
     "training/test_rundir.py::test_settings_between_a_stop_and_its_resume[change15",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[curl]",
+    "training/test_wandb.py::test_metrics_are_those_of_the_run",
+    "training/test_transfer.py::test_a_run_with_anothers_encoder[encoder]",
+)
+
+# Of several tests alike, those that `make test-all` leaves out: they say what another says, of a further agent or setting. They
+# run where no mark is chosen: `.venv/bin/python -m pytest -n 2`.
+ALIKE = (
+    "agents/test_actor_critics.py::test_a_task_on_tiny_images_is_solved_with_a_freeze_halfway[sac]",
+    "agents/test_keys.py::test_operations_and_signals_are_of_all_images[sac]",
+    "commands/test_console.py::test_a_run_directory_is_printed_as_it_is[r/exp",
+    "commands/test_console.py::test_a_run_ends_whoever_listens[LC_ALL",
+    "commands/test_console.py::test_a_run_ends_whoever_listens[PYTHONIOENCODING",
+    "commands/test_console.py::test_a_run_ends_whoever_listens[env -u TERM",
+    "commands/test_console.py::test_a_terminal_of_any_width[1]",
+    "commands/test_console.py::test_every_stop_leaves_a_checkpoint[SIGINT]",
+    "examples/test_cleanrl.py::test_nothing_below_the_seam_moves_after_the_freeze[dqn-8]",
+    "examples/test_cleanrl.py::test_transitions_are_those_of_the_environments[sac-2]",
+    "experiments/test_export.py::test_the_file_acts_like_the_agent[drqv2",
+    "experiments/test_inspect.py::test_a_film[cartpole]",
+    "experiments/test_inspect.py::test_attention[cartpole]",
+    "experiments/test_inspect.py::test_bad_input[cartpole",
+    "experiments/test_inspect.py::test_similarity[cartpole]",
+    "experiments/test_inspect.py::test_snapshots_are_the_weights_of_their_step[cartpole]",
+    "experiments/test_inspect.py::test_the_same_observations_are_looked_at_again[cartpole]",
+    "experiments/test_sweep.py::test_a_run_whose_process_is_killed_goes_on[15]",
+    "experiments/test_sweep.py::test_stopped_in_the_middle[9]",
+    "integrations/test_torchrl.py::test_memory_is_that_of_the_images_and_of_one_keys_embeddings[directory]",
+    "integrations/test_torchrl.py::test_memory_is_that_of_the_images_and_of_one_keys_embeddings[list]",
+    "test_seer.py::test_a_freeze_of_50000_steps_needs_less_than_64_mb_more_and_gives_pages_back[0-50000]",
+    "test_seer.py::test_what_control_agents_froze_stays_bit_identical[sac]",
+    "training/test_checkpoint.py::test_a_killed_run_goes_on_from_its_newest_checkpoint[curl]",
+    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[curl, once]",
+    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[curl, uint8]",
+    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[rainbow, once]",
+    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[rainbow, uint4]",
+    "training/test_checkpoint.py::test_a_run_in_pieces_is_the_whole_run_bit_for_bit[sac]",
+    "training/test_checkpoint.py::test_a_run_that_branches_off_another_is_the_run_from_its_beginning[fixed]",
+    "training/test_checkpoint.py::test_an_environment_that_fails_is_started_anew_once[dies]",
+    "training/test_checkpoint.py::test_signals_stop_a_run_soon_with_a_checkpoint[2]",
+    "training/test_loop.py::test_control_runs_pass_their_phases_repeatably[RADConfig]",
+    "training/test_loop.py::test_control_runs_pass_their_phases_repeatably[SACConfig]",
+    "training/test_rundir.py::test_a_pipe_is_not_waited_for[resume-blob",
+    "training/test_rundir.py::test_a_pipe_is_not_waited_for[resume-ended",
+    "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[frozen after-uniform]",
+    "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[frozen before-uniform]",
+    "training/test_rundir.py::test_a_run_that_kept_its_last_checkpoint_trains_longer[never-",
+    "training/test_rundir.py::test_a_simulator_that_fails_in_an_evaluation[2]",
+    "training/test_rundir.py::test_nothing_is_written_through_another_name[second name-config",
+    "training/test_rundir.py::test_nothing_is_written_through_another_name[second name-curves",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[dqn]",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[drqv2]",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[rad]",
     "training/test_rundir.py::test_the_seam_may_move_until_the_freeze[sac]",
-    "training/test_wandb.py::test_metrics_are_those_of_the_run",
-    "training/test_transfer.py::test_a_run_with_anothers_encoder[encoder]",
 )
+
+# The files whose tests take longest, longest first: begun last, one of them would keep one core busy alone.
+LONGEST = (
+    "training/test_checkpoint.py", "training/test_rundir.py", "commands/test_console.py", "integrations/test_torchrl.py",
+    "integrations/test_tianshou.py", "experiments/test_sweep.py", "examples/test_cleanrl.py", "integrations/test_sb3.py",
+    "experiments/test_cluster.py", "test_convergence.py", "training/test_rehearsal.py", "agents/test_actor_critics.py",
+    "experiments/test_inspect.py", "integrations/test_lerobot.py", "test_docs.py", "experiments/test_report.py",
+)  # fmt: skip
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -174,10 +199,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `SLOW` names."""
+    """Mark the tests that the lists name, and begin with the longest files."""
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        name = item.nodeid.removeprefix("tests/")
+        if name.startswith((*SLOW, *ALIKE)):
             item.add_marker("slow")
+        if name.startswith(ALIKE):
+            item.add_marker("alike")
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.removeprefix("tests/").partition("::")[0], len(place)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -97,6 +97,7 @@ def test_every_command_knows_it_once_the_user_has_named_it(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inspect, "OBSERVATIONS", 200)
+    monkeypatch.setattr(inspect, "ROWS", 400)  # a layer of this agent has 3,136 units
     run, out = str(straight), str(tmp_path)
     commands = [
         f"eval {run} --episodes 1",
