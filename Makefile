@@ -8,7 +8,7 @@ SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 .PHONY: train test test-all lint docs clean
 
 train: .venv/installed
-	$(BIN)/seer train --preset quick
+	$(BIN)/seer train --preset quick --env.num-envs 8 --eval.every 5000
 
 test: lint .venv/renderer
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
