@@ -14,7 +14,7 @@ test: lint .venv/renderer
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: lint .venv/renderer .venv/browser .venv/lerobot
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alike"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -207,16 +207,17 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
         config = configure(asked.env, start.agent or None, start.preset or None, asked.transfer.source is not None)
     except (ValueError, ImportError) as error:
         raise Mistake(str(error)) from error
-    config = reached(apply(config), config.seer.freeze_step)
+    config = frozen_within(apply(config), config.seer.freeze_step)
     if trusting:
         outside.trust(config.agent.encoder, *([WANDB] if config.log == "wandb" else []))
     return config
 
 
-def reached(config: "TrainConfig", freeze_step: int | str | None) -> "TrainConfig":
-    """Return settings that freeze: a preset's T_f that lies beyond a shorter run comes between its first update and its end.
+def frozen_within(config: "TrainConfig", freeze_step: int | str | None) -> "TrainConfig":
+    """Return settings whose freeze comes before the run ends, if it is the preset's and the run long enough to learn.
 
-    freeze_step: the preset's. A T_f that the user chose stays, and is refused later.
+    A preset's T_f, `freeze_step`, that lies beyond a shorter run comes half-way between its first update and its end, and a
+    warning says so. Another T_f stays as it is: `check` refuses it where it lies beyond the run.
     """
     from seer_rl.training.config import first_update
 

@@ -593,17 +593,23 @@ def test_a_saved_buffer_stays_where_its_own_files_are_trained_on(tmp_path: Path)
     assert not (tmp_path / "first" / "pixels.memmap").exists()  # its own have gone
 
 
-def test_what_lies_where_embeddings_would_be_written_is_not_written_over(tmp_path: Path) -> None:
-    run = Run("dqn", made(LazyMemmapStorage(50, scratch_dir=tmp_path), False))
+@pytest.mark.parametrize("kind", ["directory", "link to nowhere"])
+def test_what_lies_where_embeddings_would_be_written_is_not_written_over(kind: str, tmp_path: Path) -> None:
+    run = Run("dqn", made(LazyMemmapStorage(50, scratch_dir=tmp_path / "rows"), False))
     seer = seer_of(run)
     run.collect(40)
     run.update()
-    (tmp_path / "embeddings").mkdir()
-    (tmp_path / "embeddings" / "pixels.memmap").write_text("mine")
+    place = tmp_path / "rows" / "embeddings"
+    if kind == "directory":
+        place.mkdir()
+        (place / "pixels.memmap").write_text("mine")
+    else:
+        place.symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is there already, and embeddings would be written to it: move it away"):
         seer.freeze()
     run.update()
-    assert (tmp_path / "embeddings" / "pixels.memmap").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+    assert kind != "directory" or (place / "pixels.memmap").read_text() == "mine"
 
 
 def test_a_refused_freeze_changes_nothing() -> None:

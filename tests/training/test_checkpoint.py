@@ -529,7 +529,7 @@ def test_settings_of_checkpoints_survive_their_file() -> None:
 def test_torture_for_a_while() -> None:
     """The short form of `python -m tests.torture`, in a process that can fork before any thread runs."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture", "--minutes", "0.2"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.torture", "--minutes", "0.5"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every run ended exactly as left alone" in done.stdout

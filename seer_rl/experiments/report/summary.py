@@ -10,7 +10,7 @@ from seer_rl.experiments import stats
 from seer_rl.experiments.results import NEVER, Groups, Result, finished, together
 from seer_rl.experiments.stats import Array, Estimate
 
-FEW = 3  # seeds: of fewer, an interval is no more than their range
+FEW = 3  # seeds: with fewer, an interval says nothing
 Estimates = dict[str, dict[str, Estimate]]  # by settings and name of the aggregate
 Better = dict[tuple[str, str], Estimate]  # that a run of the first settings scores more than one of the second
 
@@ -103,7 +103,7 @@ def points(estimates: Estimates, colours: dict[str, int]) -> list[dict[str, Any]
 def matrix(names: Sequence[str], better: Better, seeds: int) -> list[list[dict[str, Any]]]:
     """Lay out probabilities that a run of a row's settings scores more than one of a column's on the same task.
 
-    seeds: the fewest of any settings; of less than three, an interval says nothing.
+    seeds: the fewest that any of the settings have.
     """
     empty = {"point": "", "interval": "", "sure": False}
     cells: dict[tuple[str, str], dict[str, Any]] = {}

@@ -9,6 +9,7 @@
 From then on, the loss gets embeddings, and the policy in the collector goes on taking images.
 """
 
+import os
 import warnings
 from typing import Any
 
@@ -139,7 +140,7 @@ class Seer(Transform):  # type: ignore[misc]
             if x is None or tuple(x.shape) != self.lower.shape:
                 found = None if x is None else tuple(x.shape)
                 raise ValueError(f"the buffer needs images of {self.lower.shape} under {key!r}, and has {found}")
-        if getattr(storage, "scratch_dir", None) and stored.beside(storage).exists():
+        if getattr(storage, "scratch_dir", None) and os.path.lexists(stored.beside(storage)):  # a link is not followed
             raise ValueError(f"{stored.beside(storage)} is there already, and embeddings would be written to it: move it away")
         places = self.lower.distinct()
         dtype, shape = layout(self.dtype, (self.lower.length(places),))
