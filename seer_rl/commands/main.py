@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(f"seer {__version__}: reinforcement learning from pixels with stored embeddings\n\n{usage()}\n")
-        print("`seer COMMAND --help` explains each. A first run of ten minutes: seer train --preset quick --env.num-envs 8")
+        print("`seer COMMAND --help` explains each. A first run of a quarter of an hour: seer train --preset quick")
         return 0 if words else 2
     from seer_rl.commands.errors import answered
 
