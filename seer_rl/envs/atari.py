@@ -218,7 +218,7 @@ def _der(game: str, agent: str) -> Settings:
 
 
 def _quick(game: str, agent: str) -> Settings:
-    """Take a quarter of an hour on two cores: a game that is learnt in them, frozen early, in a small replay that then grows."""
+    """Take a quarter of an hour on two cores: a game learnt in that time, frozen early, in a small replay that then grows."""
     named = {} if game else {"env": "atari/road_runner"}
     return {**named, "steps": 40_000, "seer.freeze_step": 8_000, "replay.memory": 35_000_000}
 
