@@ -12,6 +12,7 @@ replaced by a directory, a link, a pipe, or the same file of another run) and a 
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import random
@@ -22,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def result(command: str, run_dir: Path, out: Path, said: str) -> dict[str, Any]:
     return {path.name: path.read_bytes() for path in files if path.suffix in (".safetensors", ".md", ".csv")}
 
 
-def case(runs: dict[str, Path], expected: dict[tuple[str, str], Any], directory: Path, seed: int) -> str:
+def case(runs: dict[str, Path], expected: Callable[[str, str], Any], directory: Path, seed: int) -> str:
     """Damage a copy of a run and call a command. Returns what came of it; raises Wrong."""
     rng = random.Random(seed)
     name, how = rng.choice(list(runs)), rng.choice(DAMAGES)
@@ -185,26 +186,23 @@ def case(runs: dict[str, Path], expected: dict[tuple[str, str], Any], directory:
         raise Wrong(f"{what}: something outside has changed")
     if {path.name for path in directory.iterdir()} != {run_dir.name, "outside", "out"}:
         raise Wrong(f"{what}: there is something new beside the run: {sorted(directory.iterdir())}")
-    if code == 0 and not told and result(command, run_dir, out, said) != expected[name, command]:
+    if code == 0 and not told and result(command, run_dir, out, said) != expected(name, command):
         raise Wrong(f"{what}: it came to something else without a word\n{said}{errors}")
     return "refused" if code else "told" if told else "the same"
 
 
-def undamaged(runs: dict[str, Path], directory: Path) -> dict[tuple[str, str], Any]:
-    """What every command comes to on every run; nothing where it refuses."""
-    expected: dict[tuple[str, str], Any] = {}
-    for name, source in runs.items():
-        for command, words in COMMANDS.items():
-            run_dir, out = directory / "copy", directory / "out"
-            shutil.copytree(source, run_dir)
-            out.mkdir()
-            code, said, errors = call(words, run_dir, out)
-            if "Traceback" in errors or code not in (0, 1, 2):  # such as 143: somebody stopped it
-                raise Wrong(f"{command} on the undamaged {name} run ended with code {code}: {errors}")
-            expected[name, command] = result(command, run_dir, out, said) if code == 0 else None
-            shutil.rmtree(run_dir)
-            shutil.rmtree(out)
-    return expected
+def undamaged(source: Path, command: str, directory: Path) -> dict[str, Any] | None:
+    """What a command comes to on an undamaged run; None where it refuses."""
+    run_dir, out = directory / "copy", directory / "out"
+    shutil.copytree(source, run_dir)
+    out.mkdir()
+    code, said, errors = call(COMMANDS[command], run_dir, out)
+    if "Traceback" in errors or code not in (0, 1, 2):  # such as 143: somebody stopped it
+        raise Wrong(f"{command} on the undamaged {source.name} run ended with code {code}: {errors}")
+    came_to = result(command, run_dir, out, said) if code == 0 else None
+    shutil.rmtree(run_dir)
+    shutil.rmtree(out)
+    return came_to
 
 
 def check(cases: int, seed: int, say: bool = True) -> tuple[Counter[str], list[str]]:
@@ -214,7 +212,7 @@ def check(cases: int, seed: int, say: bool = True) -> tuple[Counter[str], list[s
         torch.set_num_threads(1)
         (Path(base) / "runs").mkdir()
         runs = make_runs(Path(base) / "runs")
-        expected = undamaged(runs, Path(base))
+        expected = functools.cache(lambda name, command: undamaged(runs[name], command, Path(base)))
         begun = time.monotonic()
         for i in range(cases):
             directory = Path(base) / "case"

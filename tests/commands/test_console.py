@@ -75,8 +75,8 @@ def test_paths_are_quoted_for_a_shell(there: Path) -> None:
         assert visible(quoted(Path(name))) == quoted(Path(name))
 
 
-@pytest.mark.parametrize("name", ["r/exp[test] :smile:", "r/a[/b]\x1b[2J\nseer: forged"])
-def test_a_run_directory_is_printed_as_it_is(name: str, there: Path) -> None:
+def test_a_run_directory_is_printed_as_it_is(there: Path) -> None:
+    name = "r/exp[test] :smile: a[/b]\x1b[2J\nseer: forged"
     done = subprocess.run([*SEER, *A, "--steps", "40", "--run-dir", name], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{visible(name)}: atari/asterix, seed 0")

@@ -100,13 +100,10 @@ def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> Run:
 @pytest.mark.parametrize(
     ("config", "stops"),
     [
-        (ATARI, [100]),
-        (ATARI, [40, 110, 150, 160, 170, 250]),  # while filling, at an evaluation, before, at and after the freeze
+        # while filling, at an evaluation, before, at and after the freeze
+        (dataclasses.replace(ATARI, seer=dataclasses.replace(ATARI.seer, dtype="uint4")), [40, 110, 150, 160, 170, 250]),
         (dataclasses.replace(ATARI, seer=SeerConfig(freeze_step=0), steps=200), [20, 100]),
-        (CONTROL, [100]),
-        (CONTROL, [20, 110, 120, 190]),
-        (dataclasses.replace(ATARI, seer=dataclasses.replace(ATARI.seer, dtype="uint4")), [155, 200]),
-        (dataclasses.replace(CONTROL, seer=dataclasses.replace(CONTROL.seer, dtype="uint8")), [110, 140]),
+        (dataclasses.replace(CONTROL, seer=dataclasses.replace(CONTROL.seer, dtype="uint8")), [20, 110, 120, 190]),
         (dataclasses.replace(CONTROL, agent=SACConfig(hidden=32, learning_starts=40, batch_size=12)), [110, 140]),
         (dataclasses.replace(CONTROL, agent=DrQv2Config(hidden=32, learning_starts=40, batch_size=12, shift=2)), [110, 140]),
         (dataclasses.replace(ATARI, environment=EnvConfig(num_envs=4)), [40, 110, 150, 200]),
@@ -121,12 +118,8 @@ def in_pieces(config: TrainConfig, run_dir: Path, stops: list[int]) -> Run:
         ),
     ],
     ids=[
-        "rainbow, once",
-        "rainbow, often",
-        "rainbow, frozen from the start",
-        "curl, once",
-        "curl, often",
         "rainbow, uint4",
+        "rainbow, frozen from the start",
         "curl, uint8",
         "sac",
         "drqv2",
@@ -188,9 +181,9 @@ loop.train(Run(config), show)
 """
 
 
-@pytest.mark.parametrize("config", [ATARI, CONTROL], ids=["rainbow", "curl"])
-def test_a_killed_run_goes_on_from_its_newest_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, checkpoint_every=60)
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
+    """One agent, at one instant; `tests.torture` kills two at any."""
+    config = dataclasses.replace(ATARI, checkpoint_every=60)
     (tmp_path / "config.toml").write_text(to_toml(config))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "config.toml"), str(tmp_path / "killed"), "200"]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -436,37 +429,45 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pyt
         loop.train(run)
 
 
+def failing(how: str, failures: int) -> Callable[[Run, Event | Metrics], None]:
+    """Let the environment fail so often, from step 100 on."""
+
+    def show(run: Run, event: Event | Metrics) -> None:
+        nonlocal failures
+        if run.step < 100 or not failures:
+            return
+        failures -= 1
+        assert run.env
+        if how == "hangs":
+            run.env.patience = 0.5
+        if how == "raises":
+            run.env.step_async({0: "no action"})
+            assert isinstance(run.env.step_wait()[0], EnvironmentFailed)  # and so does the step that the run asks for
+        else:
+            os.kill(run.env.pids[0], signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+
+    return show
+
+
 @pytest.mark.parametrize("how", ["dies", "hangs", "raises"])
 def test_an_environment_that_fails_is_started_anew_once(tmp_path: Path, how: str) -> None:
-    run, failures = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200)), 1
-
-    def fail(run: Run, event: Event | Metrics) -> None:
-        nonlocal failures
-        if run.step >= 100 and failures:
-            failures -= 1
-            assert run.env
-            if how == "hangs":
-                run.env.patience = 0.5
-            if how == "raises":
-                run.env.step_async({0: "no action"})
-                assert isinstance(run.env.step_wait()[0], EnvironmentFailed)  # and so does the step that the run asks for
-            else:
-                os.kill(run.env.pids[0], signal.SIGKILL if how == "dies" else signal.SIGSTOP)
-
+    run = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run", seer=SeerConfig(), steps=200))
     why = {"dies": "its process ended with code -9", "hangs": "no answer for 0.5 seconds", "raises": ".*Error"}[how]
     with pytest.warns(UserWarning, match=rf"the environment failed at step 101 \({why}.*and was started anew"):
-        loop.train(run, fail)
+        loop.train(run, failing(how, 1))
     assert run.step == 200
     assert run.replay._store.flags[:200].any()
     assert (run.replay._store.flags & 2 > 0).sum() >= 1  # the episode was cut
 
-    run, failures = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "again")), 2
+
+def test_an_environment_that_fails_again_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    run = Run(dataclasses.replace(ATARI, run_dir=tmp_path / "run"))
     with (
         pytest.warns(UserWarning, match="was started anew"),
         pytest.raises(Fault, match=r"failed again at step 102 .*; everything up to it is saved: go on with: seer resume"),
     ):
-        loop.train(run, fail)
-    run = loop.resume(tmp_path / "again", pytest.fail)
+        loop.train(run, failing("dies", 2))
+    run = loop.resume(tmp_path / "run", pytest.fail)
     assert run.step == 102
     with pytest.warns(UserWarning, match="has no state of the environment"):  # what failed is not asked for its state
         loop.train(run)
@@ -498,8 +499,8 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     assert end_of(run) == end_of(whole(config, tmp_path / "straight"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_a_run_soon_with_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_stops_an_evaluation_soon_with_a_checkpoint(tmp_path: Path) -> None:
+    """Each signal, between two steps, is commands/test_console.py's."""
     settings = "--steps 100000 --no-compile --agent.hidden 16 --agent.learning-starts 100 --agent.batch-size 8"
     settings += " --eval.every 300 --eval.episodes 10 --run-dir run"
     command = [sys.executable, "-m", "seer_rl", "train", "atari/qbert", *settings.split()]
@@ -510,10 +511,10 @@ def test_signals_stop_a_run_soon_with_a_checkpoint(number: signal.Signals, tmp_p
             if line.startswith("evaluating"):
                 break
         begun = time.monotonic()
-        os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGTERM)
         code = process.wait(30)
         assert time.monotonic() - begun < 10
-        assert code == 128 + number
+        assert code == 128 + signal.SIGTERM
         assert process.stderr.read() == "seer: stopped at step 300: go on with: seer resume run\n"
     run = loop.resume(tmp_path / "run", pytest.fail)
     assert run.step == 300
