@@ -174,12 +174,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.option.markexpr == "not slow" and name in SLOW else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+NAMED = pytest.StashKey[set[str]]()  # what of `SLOW` names a test
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that `SLOW` names, and begin with the longest files."""
     place = {name: i for i, name in enumerate(LONGEST)}
+    named = config.stash[NAMED] = set()
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        test = item.nodeid.removeprefix("tests/")
+        if slow := [name for name in SLOW if test.startswith(name)]:
             item.add_marker("slow")
+            named.update(slow)
     items.sort(key=lambda item: place.get(item.nodeid.removeprefix("tests/").partition("::")[0], len(place)))
 
 
