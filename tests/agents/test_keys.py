@@ -17,6 +17,8 @@ from seer_rl.convergence import ConvergenceMonitor
 from seer_rl.replay.observation import keyed
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze
+from seer_rl.training import transfer
+from seer_rl.training.weights import tensors
 
 SHAPES = {"joints": (4,), "front": (3, 84, 84), "wrist": (6, 64, 60)}
 ALIKE = {"joints": (4,), "front": (3, 64, 64), "wrist": (3, 64, 64)}
@@ -131,3 +133,20 @@ def test_operations_and_signals_are_of_all_images(kind: str) -> None:
     for _ in range(3):
         agent.update(replay.sample(8))
     assert monitor.measure(agent, replay, 1).travel > 0
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize("kind", AGENTS)
+def test_encoders_of_several_cameras_are_carried_to_another_seam(kind: str, shared: bool) -> None:
+    torch.manual_seed(0)
+    shapes = ALIKE if shared else SHAPES
+    donor, receiver = AGENTS[kind](shapes, None, shared).eval(), AGENTS[kind](shapes, 1, shared).eval()
+    obs = {key: torch.from_numpy(x) for key, x in observation(np.random.default_rng(0), shapes).items()}
+    with torch.no_grad():
+        theirs = by_hand(donor, obs)
+        assert not torch.allclose(by_hand(receiver, obs), theirs)
+        transfer.receive_encoder(receiver, tensors(donor.encoder))
+        assert torch.equal(by_hand(receiver, obs), theirs)
+    other = AGENTS[kind](ALIKE, None, not shared)
+    with pytest.raises(ValueError, match=r"that is another encoder|that encoder is for other images"):
+        transfer.receive_encoder(other, tensors(donor.encoder))
