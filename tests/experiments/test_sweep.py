@@ -134,6 +134,7 @@ def test_jobs_and_both(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_finished_runs_are_not_repeated(plan: Path, straight: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     assert {path.name for path in straight.iterdir()} == NAMES
+    assert {worker.read_status(path).step for path in straight.iterdir()} == {160}
     assert "3 done before" in finish(str(plan), "--output", str(straight))
     assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
 
@@ -230,14 +231,17 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_board(straight: Path, plan: Path) -> None:
-    states = sweep.prepare(sweep.configs(read_plan(plan), straight))
-    states[0].is_done, states[0].failure = False, "the loss is nan"
+def test_board(plan: Path, tmp_path: Path) -> None:
+    states = sweep.prepare(sweep.configs(read_plan(plan), tmp_path))
+    states[0].failure = "the loss is nan"
+    for state in states[1:]:
+        state.is_done = True
+        (state.run_dir / worker.STATUS).write_text('{"step": 160, "steps": 160, "score": 2.0}')
     console = Screen(record=True, width=200, file=io.StringIO())
     console.print(board(states))
     text = console.export_text()
     assert "3 runs: 0 running, 1 failed, 0 waiting, 2 done" in text
-    assert "160 of 160" in text
+    assert text.count("160 of 160") == text.count("return 2.0") == 2
     assert "the loss is nan" in text
 
 
