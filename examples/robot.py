@@ -1,6 +1,6 @@
 """A robot arm that two cameras watch: an environment of one's own, in one file, for SAC with SEER.
 
-    pip install 'seer-rl[dmc]'
+    pip install '.[dmc]'
     seer train examples.robot:Arm --steps 20000 --env.size 0 --env.action-repeat 2 --seer.freeze-step 8000
 
 Its observations are dictionaries: a picture from the side, a smaller one from the hand, and joint angles with their velocities.

@@ -57,13 +57,15 @@ def freeze(
     copies: K, the embeddings stored of each observation, each of another augmentation. It is 1 where nothing is augmented.
     dtype: how embeddings are stored. The agent gets them as float32.
     check_stop: is called before each pass through the encoder. It may raise to give up: agent and replay are then useless.
-    Raises RuntimeError where the replay is empty or frozen already, and ValueError where too few embeddings would fit into it.
+    Raises RuntimeError where the replay is empty or frozen already, and ValueError where too few embeddings would fit into it,
+    or `dtype` is none of ours; then nothing has changed.
     Warns where an embedding takes more room than a frame, so that the replay holds fewer steps than before.
     """
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
-    agent.target_lower.load_state_dict(agent.lower.state_dict())
     copies = copies_of(agent, replay.images, copies)
-    dropped = replay.rewrite(embedder(agent, copies, check_stop), copies, capacity, dtype)
+    dropped = replay.rewrite(_embeddings(agent, copies, check_stop), copies, capacity, dtype)
+    agent.target_lower.load_state_dict(agent.lower.state_dict())
+    _stop_training(agent)
     if replay.bytes_per_step > frame_bytes and replay.capacity < min(steps, capacity or steps):
         warnings.warn(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
@@ -122,17 +124,24 @@ def embedder(agent: Freezable, copies: int, check_stop: Callable[[], None] = lam
 
     copies: K, as `freeze` used it. check_stop: as for `freeze`.
     """
+    _stop_training(agent)
+    return _embeddings(agent, copies, check_stop)
+
+
+def _stop_training(agent: Freezable) -> None:
     for module in (agent.lower, agent.target_lower):
         module.requires_grad_(False)
         for parameter in module.parameters():
             parameter.grad = None  # an optimizer passes over parameters without a gradient
 
+
+def _embeddings(agent: Freezable, copies: int, check_stop: Callable[[], None]) -> Rewriter:
     @torch.no_grad()
     def embeddings(obs: Obs, current: bool) -> tuple[Obs, Obs]:
         if not current:
             check_stop()
-        device = next(itertools.chain(agent.lower.parameters(), agent.lower.buffers())).device
-        images = views(agent, each(lambda x: x.to(device), obs), copies, current)
+        weight = next(itertools.chain(agent.lower.parameters(), agent.lower.buffers()), None)
+        images = views(agent, obs if weight is None else each(lambda x: x.to(weight.device), obs), copies, current)
         z = agent.lower(each(lambda *some: torch.cat(some), *images))  # all images in one pass
         made = each(lambda x: x.view(len(images), -1, *x.shape[1:]).transpose(0, 1), z)  # [B, views, ...]
         return each(lambda x: x[:, 0], made), each(lambda x: x[:, -copies:], made)

@@ -91,7 +91,7 @@ def test_a_program_runs(
         export.export(Rainbow(RainbowConfig(), (4, 84, 84), 6).eval(), env, place / "policy.onnx", count=3)
         env.close()
     for long, short in SHORTER.get(page, {}).items():
-        assert long in program
+        assert any(long in one for whose, one in PROGRAMS if whose == page)
         program = program.replace(long, short)
     exec(compile(program, page, "exec"), {"__name__": "program"})
     printed = capsys.readouterr().out

@@ -15,12 +15,12 @@ from seer_rl.agents.augment import center_crop
 from seer_rl.agents.curl import CURL, CURLConfig
 from seer_rl.agents.dqn import DQN, DQNConfig
 from seer_rl.agents.drqv2 import DrQv2, DrQv2Config
-from seer_rl.agents.networks import draw_noise
+from seer_rl.agents.networks import Pixels, draw_noise
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
-from seer_rl.seer import freeze, paper_capacity
+from seer_rl.seer import Seam, freeze, paper_capacity
 
 SHAPE, ACTIONS = (4, 84, 84), 6
 Agent = Rainbow | DQN
@@ -178,6 +178,47 @@ def test_a_capacity_limit_returns_the_rest_of_the_arena() -> None:
     assert replay.nbytes == replay.size * 2312
 
 
+class Rounded(nn.Module):
+    """Gives no floats."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("lower", "steps", "settings", "words"),
+    [
+        (None, 0, {}, "an empty replay cannot be rewritten"),
+        (None, 40, {"dtype": "int8"}, "embeddings are stored as float32, float16, uint8, uint4, not as 'int8'"),
+        (None, 40, {"dtype": "banana"}, "not as 'banana'"),
+        (None, 40, {"capacity": 5}, "need at least"),
+        (Rounded(), 40, {}, r"embeddings must be floats, not torch.uint8"),
+    ],
+)
+def test_a_refused_freeze_changes_nothing(lower: nn.Module | None, steps: int, settings: dict[str, Any], words: str) -> None:
+    """Neither the replay nor the two networks, which go on learning."""
+    agent = AGENTS["rainbow"]()
+    replay = replay_for(agent, capacity=100)
+    fill(replay, steps)
+    seam = Seam(lower or agent.lower, lower or agent.target_lower)
+    with torch.no_grad():
+        for parameter in agent.target_lower.parameters():
+            parameter.zero_()
+    with pytest.raises((RuntimeError, ValueError), match=words):
+        freeze(seam, replay, **settings)
+    assert not replay.rewritten
+    assert all(parameter.requires_grad for parameter in agent.lower.parameters())
+    assert not any(parameter.any() for parameter in agent.target_lower.parameters())
+
+
+def test_a_module_without_weights_can_be_below_the_seam() -> None:
+    replay = Replay((1, 8, 8), (), np.uint8, capacity=50)
+    replay.begin(np.full((1, 1, 8, 8), 51, np.uint8))
+    pooled = nn.Sequential(Pixels(), nn.AvgPool2d(4))
+    freeze(Seam(pooled, pooled), replay)
+    torch.testing.assert_close(replay.observation, torch.full((1, 1, 2, 2), 0.2))
+
+
 SMALL: dict[str, Any] = {"hidden": 32, "learning_starts": 0, "batch_size": 4}
 CONTROL: dict[str, Callable[[], SAC | DrQv2]] = {
     "sac": lambda: SAC(SACConfig(**SMALL), (9, 40, 40), 2),
@@ -319,6 +360,7 @@ MEMORY = """
 import re, sys
 import numpy as np, torch
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
+from seer_rl.agents.networks import Pixels
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import freeze

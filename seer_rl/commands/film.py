@@ -22,7 +22,7 @@ def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], N
             try:
                 import imageio.v2 as imageio
             except ImportError as error:
-                raise ImportError("videos need the extra [video]: pip install 'seer-rl[video]'") from error
+                raise ImportError("videos need the extra [video]: pip install '.[video]' in a checkout of seer-rl") from error
             part = open_until_the_end.enter_context(files.beside(video))
             options: dict[str, Any] = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
             writer = imageio.get_writer(part, **options)

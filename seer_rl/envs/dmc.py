@@ -210,7 +210,7 @@ def _suite() -> Any:
             raise ImportError(
                 "DeepMind Control needs Python 3.11 or 3.12: dm_control needs labmaze, which has no package for newer ones"
             ) from error
-        raise ImportError("DeepMind Control needs the extra [dmc]: pip install 'seer-rl[dmc]'") from error
+        raise ImportError("DeepMind Control needs the extra [dmc]: pip install '.[dmc]' in a checkout of seer-rl") from error
 
 
 @contextlib.contextmanager

@@ -191,7 +191,7 @@ def _image(shape: tuple[int, ...], size: int, gray: bool) -> Change:
         try:
             import cv2
         except ImportError as error:
-            raise ImportError("resizing images needs the extra [gym]: pip install 'seer-rl[gym]'") from error
+            raise ImportError("resizing images needs the extra [gym]: pip install '.[gym]' in a checkout of seer-rl") from error
 
     def change(x: Any) -> NDArray[np.uint8]:
         x = np.asarray(x).reshape(whole).transpose(order)

@@ -34,7 +34,7 @@ class Cluster:
         try:
             import ray
         except ImportError as error:
-            raise ImportError("--ray needs the extra [ray]: pip install 'seer-rl[ray]'") from error
+            raise ImportError("--ray needs the extra [ray]: pip install '.[ray]' in a checkout of seer-rl") from error
         self._ray: Any = ray
         try:
             host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -38,7 +38,7 @@ def require() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("pictures need the extra [report]: pip install 'seer-rl[report]'") from error
+        raise ImportError("pictures need the extra [report]: pip install '.[report]' in a checkout of seer-rl") from error
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def export(agent: Agent, env: gym.Env[Any, Any], path: Path, count: int = 200) -
     try:
         import onnxscript  # noqa: F401 (PyTorch's exporter needs it, and says so at length)
     except ImportError as error:
-        raise ImportError("ONNX files need the extra [onnx]: pip install 'seer-rl[onnx]'") from error
+        raise ImportError("ONNX files need the extra [onnx]: pip install '.[onnx]' in a checkout of seer-rl") from error
     policy = Policy(agent).eval()
     names = ["action", "values"] if policy.discrete else ["action"]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -96,7 +96,7 @@ def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Arra
     try:
         from rliable import library
     except ImportError as error:
-        raise ImportError("statistics need the extra [report]: pip install 'seer-rl[report]'") from error
+        raise ImportError("statistics need the extra [report]: pip install '.[report]' in a checkout of seer-rl") from error
     data: Any = {"": scores[0] if len(scores) == 1 else scores}
     with _same_random_numbers():
         points, ends = library.get_interval_estimates(data, function, reps=REPEATS)

@@ -11,7 +11,7 @@ def require(library: str, least: str, below: str, extra: str) -> None:
     Raises ImportError, in a sentence that says what to install.
     """
     wanted = f"{library}>={least},<{below}"
-    advice = f"install one that it was tested with: pip install 'seer-rl[{extra}]'"
+    advice = f"install one that it was tested with: pip install '.[{extra}]' in a checkout of seer-rl"
     try:
         found = version(library)
     except PackageNotFoundError:

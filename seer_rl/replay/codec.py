@@ -25,7 +25,12 @@ EXAMPLES_BYTES = 64_000_000  # the most bytes of their float32 arrays, from 32 o
 
 
 def layout(dtype: Dtype, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
-    """Return the PyTorch dtype and the shape in which a float32 array of `shape` is stored as `dtype`."""
+    """Return the PyTorch dtype and the shape in which a float32 array of `shape` is stored as `dtype`.
+
+    Raises ValueError for any dtype but `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"embeddings are stored as {', '.join(DTYPES)}, not as {dtype!r}")
     if dtype == "uint4":
         return torch.uint8, (-(-math.prod(shape) // 2),)  # two to a byte
     plain: torch.dtype = getattr(torch, dtype)

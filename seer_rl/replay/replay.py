@@ -305,6 +305,9 @@ class Replay:
             return x.detach().to(self.device)
 
         acted_on, stored = fn(self._images(obs), current)
+        for z in keyed(stored).values():
+            if not z.is_floating_point():
+                raise ValueError(f"embeddings must be floats, not {z.dtype}: the module below the seam has to make them")
         return keyed(each(here, acted_on)) if current else {}, keyed(each(here, stored))
 
     def _encoded(self, results: Results) -> Results:
@@ -411,7 +414,8 @@ class Replay:
         whose stack has lost a frame to a newer record. The memory needed beside the replay is that of `REWRITE_CHUNK` steps, or
         of the grid's examples, and that of the steps' actions, rewards, flags and priorities. Pages that are no longer needed
         go back to the system.
-        Raises RuntimeError if the replay was rewritten before, or a lane is empty; ValueError if too few records would fit.
+        Raises RuntimeError if the replay was rewritten before, or a lane is empty; ValueError if too few records would fit, the
+        results are no floats, or `dtype` is none of ours. Then nothing has changed.
         """
         if self._rewriter is not None:
             raise RuntimeError("the replay has been rewritten already: the images are gone")

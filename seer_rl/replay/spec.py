@@ -11,8 +11,8 @@ from seer_rl.replay.observation import ONLY, Shape, Shapes, Unfit, is_image
 
 LARGEST = float(np.finfo(np.float32).max)  # the largest magnitude of a reward
 
-Arrays = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""Observations as environments give them."""
+Arrays = NDArray[Any] | torch.Tensor | Mapping[str, NDArray[Any] | torch.Tensor]
+"""Observations as environments give them, of NumPy or PyTorch."""
 
 
 class Spec:
@@ -31,7 +31,10 @@ class Spec:
 
     def observations(self, obs: Arrays, count: int) -> dict[str, NDArray[Any]]:
         """Return `count` observations by key. Raises Unfit if they are of another shape or dtype, or not finite."""
-        given = dict(obs) if isinstance(obs, Mapping) else {ONLY: obs}
+        given: dict[str, Any] = dict(obs) if isinstance(obs, Mapping) else {ONLY: obs}
+        for key, x in given.items():
+            if isinstance(x, torch.Tensor) and x.dtype in (torch.uint8, torch.float32):
+                given[key] = x.numpy(force=True)
         if isinstance(obs, Mapping) == self.single or given.keys() != self.shapes.keys():
             found, wanted = (
                 f"dictionaries of {', '.join(map(str, keys))}" if keyed else "arrays"
@@ -41,7 +44,11 @@ class Spec:
         for key, shape in self.shapes.items():
             x, dtype = given[key], "uint8" if key in self.images else "float32"
             if np.shape(x) != (count, *shape) or getattr(x, "dtype", None) != dtype:
-                name, kind, size = "" if self.single else f" {key!r}", getattr(x, "dtype", type(x).__name__), np.shape(x)
+                name, kind, size = "" if self.single else f" {key!r}", getattr(x, "dtype", type(x).__name__), tuple(np.shape(x))
+                if size == shape and count == 1:
+                    raise Unfit(f"observations{name} must have the environments as their first dimension: give x[None]")
+                if size[1:] == shape and size[0] != count:
+                    raise Unfit(f"{size[0]} observations{name} were given for {count} of the replay's lanes (Replay(lanes=N))")
                 found = f"{kind} of {size[1:] if size[:1] == (count,) else size}"
                 raise Unfit(f"an observation{name} must be {dtype} of the shape {shape}, not {found}")
             if dtype == "float32" and not np.isfinite(x).all():

@@ -24,7 +24,7 @@ class WeightsAndBiases:
     def __init__(self) -> None:
         """Begin the library. Raises ImportError without the extra, ValueError where only a file asks for it, not the user."""
         if find_spec("wandb") is None:
-            raise ImportError("--log wandb needs the extra [wandb]: pip install 'seer-rl[wandb]'")
+            raise ImportError("--log wandb needs the extra [wandb]: pip install '.[wandb]' in a checkout of seer-rl")
         outside.load(WANDB, "logger")
         import wandb
 

@@ -28,5 +28,5 @@ def test_another_version_is_refused(module: str, library: str, release: str, wan
     last = done.stderr.splitlines()[-1]
     assert last == (
         f"ImportError: SEER needs {library}{wanted}, and {release} is installed; "
-        f"install one that it was tested with: pip install 'seer-rl[{extra}]'"
+        f"install one that it was tested with: pip install '.[{extra}]' in a checkout of seer-rl"
     )

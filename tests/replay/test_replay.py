@@ -414,6 +414,25 @@ def test_misuse_is_refused_in_a_sentence() -> None:
         replay.rewrite(flat)
 
 
+def test_observations_come_from_numpy_or_pytorch_with_the_environments_first() -> None:
+    frames = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
+    replays = [Replay((3, 2, 2), (), np.uint8, capacity=30, lanes=2) for _ in range(2)]
+    for replay, obs in zip(replays, (frames.copy(), torch.from_numpy(frames.copy())), strict=True):
+        replay.begin(obs)
+        replay.add([1, 2], [0.0, 0.0], [False, False], [False, True], obs + 24)
+        obs[:] = 0  # what is stored are copies
+    ours, theirs = (replay.sample(6) for replay in replays)
+    assert torch.equal(ours.obs, theirs.obs)
+    assert torch.equal(replays[1].observation, torch.from_numpy(frames + 24))
+    one = Replay((3, 2, 2), (), np.uint8, capacity=30)
+    with pytest.raises(ValueError, match=r"2 observations were given for 1 of the replay's lanes \(Replay\(lanes=N\)\)"):
+        one.begin(frames)
+    with pytest.raises(ValueError, match=r"observations must have the environments as their first dimension: give x\[None\]"):
+        one.begin(frames[0])
+    with pytest.raises(ValueError, match=r"must be uint8 of the shape \(3, 2, 2\), not torch.bfloat16 of \(3, 2, 2\)"):
+        one.begin(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16))
+
+
 def test_lanes_may_be_named_in_any_order_but_once() -> None:
     replay = Replay((1, 2, 2), (), np.uint8, capacity=30, lanes=3)
     frames = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(2, 2).repeat(2, 3)

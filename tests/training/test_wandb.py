@@ -89,4 +89,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("seer_rl.training.wandb.find_spec", lambda name: None)
     monkeypatch.setenv("SEER_CODE", "")  # which `train` sets
     assert main(["train", *SETTINGS.split()]) == 2
-    assert capsys.readouterr().err == "seer: --log wandb needs the extra [wandb]: pip install 'seer-rl[wandb]'\n"
+    assert (
+        capsys.readouterr().err
+        == "seer: --log wandb needs the extra [wandb]: pip install '.[wandb]' in a checkout of seer-rl\n"
+    )

@@ -79,7 +79,7 @@ def page(parts: dict[str, Any]) -> str:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
-        raise ImportError("reports need the extra [report]: pip install 'seer-rl[report]'") from error
+        raise ImportError("reports need the extra [report]: pip install '.[report]' in a checkout of seer-rl") from error
     ours = resources.files(__name__)
     styles, scripts = ([(ours / name).read_text("utf-8") for name in names] for names in (STYLES, SCRIPTS))
     policy = f"default-src 'none'; img-src data:; style-src {_hashes(styles)}; script-src {_hashes(scripts)}; base-uri 'none'; "
