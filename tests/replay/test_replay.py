@@ -417,13 +417,14 @@ def test_misuse_is_refused_in_a_sentence() -> None:
 def test_observations_come_from_numpy_or_pytorch_with_the_environments_first() -> None:
     frames = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
     replays = [Replay((3, 2, 2), (), np.uint8, capacity=30, lanes=2) for _ in range(2)]
-    for replay, obs in zip(replays, (frames.copy(), torch.from_numpy(frames.copy())), strict=True):
+    kinds: list[Any] = [frames.copy(), torch.from_numpy(frames.copy())]
+    for replay, obs in zip(replays, kinds, strict=True):
         replay.begin(obs)
         replay.add([1, 2], [0.0, 0.0], [False, False], [False, True], obs + 24)
         obs[:] = 0  # what is stored are copies
     ours, theirs = (replay.sample(6) for replay in replays)
     assert torch.equal(ours.obs, theirs.obs)
-    assert torch.equal(replays[1].observation, torch.from_numpy(frames + 24))
+    assert torch.equal(keyed(replays[1].observation)["obs"], torch.from_numpy(frames + 24))
     one = Replay((3, 2, 2), (), np.uint8, capacity=30)
     with pytest.raises(ValueError, match=r"2 observations were given for 1 of the replay's lanes \(Replay\(lanes=N\)\)"):
         one.begin(frames)
