@@ -45,7 +45,7 @@ def configs(grid: Mapping[str, Any], output: Path, trusting: bool = False) -> di
                 raise ValueError(f"{key} of a plan must be a {KEYS[key].__name__}, not {value!r}")
         for key in ("envs", "seeds"):
             if not one.get(key):
-                raise ValueError(f"a plan needs {key}, a list with at least one")
+                raise ValueError(f"a plan needs {key}, at least one: --{key} on the command line, or {key} = [...] in its file")
         asked += math.prod(len(one[key]) or 1 for key in ("envs", "agents", "arms", "seeds"))
         if asked > MOST_RUNS:
             raise ValueError(f"the plan has {asked:,} runs or more, a sweep at most {MOST_RUNS:,}: make several plans of it")
