@@ -189,8 +189,8 @@ class Rounded(nn.Module):
     ("lower", "steps", "settings", "words"),
     [
         (None, 0, {}, "an empty replay cannot be rewritten"),
-        (None, 40, {"dtype": "int8"}, "embeddings are stored as float32, float16, uint8, uint4, not as 'int8'"),
-        (None, 40, {"dtype": "banana"}, "not as 'banana'"),
+        (None, 40, {"dtype": "int8"}, "dtype is one of float32, float16, uint8, uint4, not 'int8'"),
+        (None, 40, {"dtype": "banana"}, "not 'banana'"),
         (None, 40, {"capacity": 5}, "need at least"),
         (Rounded(), 40, {}, r"embeddings must be floats, not torch.uint8"),
     ],

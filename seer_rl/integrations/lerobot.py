@@ -26,7 +26,7 @@ if version("lerobot") != "0.4.4":
 from lerobot.policies.sac.modeling_sac import SACObservationEncoder, SACPolicy
 from lerobot.rl.buffer import ReplayBuffer, random_shift
 
-from seer_rl.replay.codec import BITS, DTYPES, Codec, Dtype, examples, layout
+from seer_rl.replay.codec import BITS, Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["FeatureBuffer", "feature_buffer", "stored_features"]
 
@@ -116,8 +116,7 @@ class Features:
     """Make features of images, and say how they are stored: the same for all buffers of a policy."""
 
     def __init__(self, policy: Any, dtype: Dtype, views: int, normalize: Callable[[Obs], Obs] | None) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        require_dtype(dtype)
         if views < 1:
             raise ValueError(f"at least one view of an image is stored, not {views}")
         if not isinstance(policy, SACPolicy):

@@ -24,13 +24,18 @@ EXAMPLES = 2_000  # the most observations that a grid is made from
 EXAMPLES_BYTES = 64_000_000  # the most bytes of their float32 arrays, from 32 observations on
 
 
+def require_dtype(dtype: str) -> None:
+    """Raise ValueError for any dtype but `DTYPES`."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+
+
 def layout(dtype: Dtype, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
     """Return the PyTorch dtype and the shape in which a float32 array of `shape` is stored as `dtype`.
 
     Raises ValueError for any dtype but `DTYPES`.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"embeddings are stored as {', '.join(DTYPES)}, not as {dtype!r}")
+    require_dtype(dtype)
     if dtype == "uint4":
         return torch.uint8, (-(-math.prod(shape) // 2),)  # two to a byte
     plain: torch.dtype = getattr(torch, dtype)

@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from seer_rl.convergence import GAMES, progress
 from seer_rl.integrations.sb3.buffer import SeerBuffer
 from seer_rl.integrations.sb3.networks import Seam, SeerExtractor
-from seer_rl.replay.codec import DTYPES, Dtype
+from seer_rl.replay.codec import Dtype, require_dtype
 from seer_rl.seer import AtStep, WhenConverged, embedder, freeze
 
 __all__ = ["Seer", "SeerBuffer", "SeerExtractor"]
@@ -40,8 +40,7 @@ class Seer(BaseCallback):
         super().__init__()
         if freeze != "auto" and not isinstance(freeze, int):
             raise ValueError(f"freeze is a timestep or 'auto', not {freeze!r}")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        require_dtype(dtype)
         self.freeze_step, self.dtype, self.latest = freeze, dtype, latest
         self.seam: Seam | None = None  # of the model that it is given to
         self.when: AtStep | WhenConverged | None = None

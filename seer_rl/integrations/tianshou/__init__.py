@@ -32,7 +32,7 @@ from tianshou.utils.lagged_network import EvalModeModuleWrapper
 
 from seer_rl.integrations.tianshou import buffer as buffers
 from seer_rl.integrations.tianshou.split import Split, checksum, sees
-from seer_rl.replay.codec import DTYPES, Codec, Dtype, examples, layout
+from seer_rl.replay.codec import Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["Seer"]
 
@@ -53,8 +53,7 @@ class Seer:
         """
         if isinstance(freeze, bool) or not isinstance(freeze, int) or freeze < 1:
             raise ValueError(f"freeze is a step of the environments, from 1 on, and 'auto' is not there, not {freeze!r}")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        require_dtype(dtype)
         if not isinstance(algorithm, OffPolicyAlgorithm) or isinstance(algorithm, OffPolicyWrapperAlgorithm):
             raise ValueError(f"SEER freezes off-policy algorithms without a wrapper, not {type(algorithm).__name__}")
         if not isinstance(collector, Collector) or isinstance(collector, AsyncCollector):

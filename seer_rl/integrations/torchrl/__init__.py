@@ -27,7 +27,7 @@ from torchrl.objectives import LossModule
 
 from seer_rl.integrations.torchrl import storage as stored
 from seer_rl.integrations.torchrl.networks import Lower, Place, Seam, alike
-from seer_rl.replay.codec import DTYPES, Codec, Dtype, examples, layout
+from seer_rl.replay.codec import Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["Seam", "Seer"]
 
@@ -65,8 +65,7 @@ class Seer(Transform):  # type: ignore[misc]
         total = getattr(collector, "total_frames", freeze)
         if freeze > total:
             raise ValueError(f"a freeze at {freeze} lies beyond the collector's total_frames={total}: it would never come")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        require_dtype(dtype)
         # A module must not own these: their weights are the loss's, and are saved with it.
         self.__dict__.update(buffer=buffer, lower=Lower(loss))
         self.freeze_step, self.dtype, self.capacity = freeze, dtype, capacity
