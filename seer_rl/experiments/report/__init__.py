@@ -162,18 +162,21 @@ def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Res
     n = min(map(len, members))
     chosen = [runs[:n] for runs in members]
     xs: dict[str, list[float | None]] = {}
-    curves: dict[str, tuple[stats.Array, stats.Array, stats.Array]] = {}
+    points: list[stats.Array] = []  # of each axis [runs, tasks, POINTS]
     for axis in AXES:
         ends = [run.at(axis, run.steps[-1]) for runs in chosen for run in runs]
         begins = [run.at(axis, run.steps[0]) for runs in chosen for run in runs]
         grid = np.linspace(max(begins), min(ends), POINTS)
-        points = np.array(
+        xs[axis] = _unit(axis, grid)
+        points.append(np.array(
             [[[stats.normalised(env, float(y)) for y in np.interp(grid, run.along(axis, run.steps), run.returns)]
               for env, run in zip(tasks, row, strict=True)] for row in zip(*chosen, strict=True)]
-        )  # fmt: skip
-        xs[axis], curves[axis] = _unit(axis, grid), stats.curve(points, stats.iqm)
+        ))  # fmt: skip
+    lines = [
+        np.split(line, len(AXES)) for line in stats.curve(np.concatenate(points, axis=2), stats.iqm)
+    ]  # one bootstrap for all
     return {"label": visible(label), "colour": colour, "runs": [], "freeze": None, "x": xs,
-            "per_axis": {axis: [_plain(column) for column in curves[axis]] for axis in AXES}}  # fmt: skip
+            "per_axis": {axis: [_plain(line[i]) for line in lines] for i, axis in enumerate(AXES)}}  # fmt: skip
 
 
 def task(
