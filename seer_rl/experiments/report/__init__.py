@@ -172,9 +172,8 @@ def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Res
             [[[stats.normalised(env, float(y)) for y in np.interp(grid, run.along(axis, run.steps), run.returns)]
               for env, run in zip(tasks, row, strict=True)] for row in zip(*chosen, strict=True)]
         ))  # fmt: skip
-    lines = [
-        np.split(line, len(AXES)) for line in stats.curve(np.concatenate(points, axis=2), stats.iqm)
-    ]  # one bootstrap for all
+    # One bootstrap for all axes, since resampling takes longer than the statistic.
+    lines = [np.split(line, len(AXES)) for line in stats.curve(np.concatenate(points, axis=2), stats.iqm)]
     return {"label": visible(label), "colour": colour, "runs": [], "freeze": None, "x": xs,
             "per_axis": {axis: [_plain(line[i]) for line in lines] for i, axis in enumerate(AXES)}}  # fmt: skip
 
