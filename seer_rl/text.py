@@ -25,6 +25,11 @@ def visible(text: str) -> str:
     )
 
 
+def install(extra: str) -> str:
+    """Say how to install an extra of this package. It is not released: its name in an index may be somebody else's."""
+    return f"pip install '.[{extra}]' in a checkout of seer-rl"
+
+
 def plain(name: str) -> str:
     """Return the letters and digits of a name, small, so that "bank_heist" and "BankHeist" are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

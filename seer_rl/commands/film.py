@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seer_rl.commands.errors import mistakes
+from seer_rl.text import install
 from seer_rl.training import files
 from seer_rl.training.files import writable
 
@@ -22,7 +23,7 @@ def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], N
             try:
                 import imageio.v2 as imageio
             except ImportError as error:
-                raise ImportError("videos need the extra [video]: pip install '.[video]' in a checkout of seer-rl") from error
+                raise ImportError(f"videos need the extra [video]: {install('video')}") from error
             part = open_until_the_end.enter_context(files.beside(video))
             options: dict[str, Any] = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
             writer = imageio.get_writer(part, **options)

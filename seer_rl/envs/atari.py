@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seer_rl.envs.base import EnvConfig, Family, Scale, Settings
-from seer_rl.text import plain
+from seer_rl.text import install, plain
 
 FRAMES_PER_STEP = 4
 STACK = 4
@@ -48,7 +48,7 @@ class Atari(gym.Env[NDArray[np.uint8], np.int64]):
             import ale_py
             import cv2
         except ImportError as error:
-            raise ImportError("Atari needs the extra [atari]: pip install '.[atari]' in a checkout of seer-rl") from error
+            raise ImportError(f"Atari needs the extra [atari]: {install('atari')}") from error
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._resize, self._linear = cv2.resize, cv2.INTER_LINEAR
         self._rom = Path(str(ale_py.roms.get_rom_path(_rom(game, ale_py.roms.get_all_rom_ids()))))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from seer_rl.bounds import Within
 from seer_rl.envs.base import EnvConfig, Family, Scale, Settings
-from seer_rl.text import plain
+from seer_rl.text import install, plain
 
 STACK = 3
 SIZE = 100
@@ -210,7 +210,7 @@ def _suite() -> Any:
             raise ImportError(
                 "DeepMind Control needs Python 3.11 or 3.12: dm_control needs labmaze, which has no package for newer ones"
             ) from error
-        raise ImportError("DeepMind Control needs the extra [dmc]: pip install '.[dmc]' in a checkout of seer-rl") from error
+        raise ImportError(f"DeepMind Control needs the extra [dmc]: {install('dmc')}") from error
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from seer_rl import outside
 from seer_rl.bounds import Count, Within
 from seer_rl.envs.base import EnvConfig, Family
+from seer_rl.text import install
 
 COLOURS = (1, 3, 4)  # channels of an image: gray, RGB, RGB and opacity
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue in a gray pixel (ITU-R BT.601)
@@ -191,7 +192,7 @@ def _image(shape: tuple[int, ...], size: int, gray: bool) -> Change:
         try:
             import cv2
         except ImportError as error:
-            raise ImportError("resizing images needs the extra [gym]: pip install '.[gym]' in a checkout of seer-rl") from error
+            raise ImportError(f"resizing images needs the extra [gym]: {install('gym')}") from error
 
     def change(x: Any) -> NDArray[np.uint8]:
         x = np.asarray(x).reshape(whole).transpose(order)

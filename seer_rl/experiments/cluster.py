@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seer_rl.experiments import worker
+from seer_rl.text import install
 
 
 def work(run_dir: str) -> int:
@@ -34,7 +35,7 @@ class Cluster:
         try:
             import ray
         except ImportError as error:
-            raise ImportError("--ray needs the extra [ray]: pip install '.[ray]' in a checkout of seer-rl") from error
+            raise ImportError(f"--ray needs the extra [ray]: {install('ray')}") from error
         self._ray: Any = ray
         try:
             host, _, port = address.removeprefix("ray://").rpartition(":")

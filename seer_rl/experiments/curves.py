@@ -9,7 +9,7 @@ from typing import Any
 
 from seer_rl.experiments import results
 from seer_rl.experiments.results import Result
-from seer_rl.text import visible
+from seer_rl.text import install, visible
 from seer_rl.training import files
 from seer_rl.training.rundir import PICTURE
 
@@ -38,7 +38,7 @@ def require() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("pictures need the extra [report]: pip install '.[report]' in a checkout of seer-rl") from error
+        raise ImportError(f"pictures need the extra [report]: {install('report')}") from error
 
 
 @contextlib.contextmanager

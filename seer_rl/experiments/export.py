@@ -16,6 +16,7 @@ from torch import nn
 
 from seer_rl.agents.base import Agent
 from seer_rl.experiments.inspect import met
+from seer_rl.text import install
 from seer_rl.training import files
 
 TOLERANCE = 1e-4  # between the file's outputs and the agent's
@@ -44,7 +45,7 @@ def export(agent: Agent, env: gym.Env[Any, Any], path: Path, count: int = 200) -
     try:
         import onnxscript  # noqa: F401 (PyTorch's exporter needs it, and says so at length)
     except ImportError as error:
-        raise ImportError("ONNX files need the extra [onnx]: pip install '.[onnx]' in a checkout of seer-rl") from error
+        raise ImportError(f"ONNX files need the extra [onnx]: {install('onnx')}") from error
     policy = Policy(agent).eval()
     names = ["action", "values"] if policy.discrete else ["action"]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seer_rl import envs
+from seer_rl.text import install
 
 Array = NDArray[np.float64]
 REPEATS = 2000  # of the bootstrap
@@ -96,7 +97,7 @@ def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Arra
     try:
         from rliable import library
     except ImportError as error:
-        raise ImportError("statistics need the extra [report]: pip install '.[report]' in a checkout of seer-rl") from error
+        raise ImportError(f"statistics need the extra [report]: {install('report')}") from error
     data: Any = {"": scores[0] if len(scores) == 1 else scores}
     with _same_random_numbers():
         points, ends = library.get_interval_estimates(data, function, reps=REPEATS)

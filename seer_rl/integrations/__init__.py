@@ -3,6 +3,8 @@
 import re
 from importlib.metadata import PackageNotFoundError, version
 
+from seer_rl.text import install
+
 
 def require(library: str, least: str, below: str, extra: str) -> None:
     """Make sure that a library is installed, in a version from `least` on, up to and not including `below`.
@@ -11,7 +13,7 @@ def require(library: str, least: str, below: str, extra: str) -> None:
     Raises ImportError, in a sentence that says what to install.
     """
     wanted = f"{library}>={least},<{below}"
-    advice = f"install one that it was tested with: pip install '.[{extra}]' in a checkout of seer-rl"
+    advice = f"install one that it was tested with: {install(extra)}"
     try:
         found = version(library)
     except PackageNotFoundError:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from seer_rl import outside
+from seer_rl.text import install
 from seer_rl.training.config import WANDB, flat
 from seer_rl.training.events import Event, Metrics
 from seer_rl.training.run import Run
@@ -24,7 +25,7 @@ class WeightsAndBiases:
     def __init__(self) -> None:
         """Begin the library. Raises ImportError without the extra, ValueError where only a file asks for it, not the user."""
         if find_spec("wandb") is None:
-            raise ImportError("--log wandb needs the extra [wandb]: pip install '.[wandb]' in a checkout of seer-rl")
+            raise ImportError(f"--log wandb needs the extra [wandb]: {install('wandb')}")
         outside.load(WANDB, "logger")
         import wandb
 

@@ -21,7 +21,7 @@ from seer_rl import envs
 from seer_rl.experiments import results, stats
 from seer_rl.experiments.report import summary
 from seer_rl.experiments.results import Axis, Groups, Result, finished
-from seer_rl.text import count, duration, scores, size, visible
+from seer_rl.text import count, duration, install, scores, size, visible
 from seer_rl.training import build, checkpoint, files
 from seer_rl.training.play import evaluate
 
@@ -79,7 +79,7 @@ def page(parts: dict[str, Any]) -> str:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
-        raise ImportError("reports need the extra [report]: pip install '.[report]' in a checkout of seer-rl") from error
+        raise ImportError(f"reports need the extra [report]: {install('report')}") from error
     ours = resources.files(__name__)
     styles, scripts = ([(ours / name).read_text("utf-8") for name in names] for names in (STYLES, SCRIPTS))
     policy = f"default-src 'none'; img-src data:; style-src {_hashes(styles)}; script-src {_hashes(scripts)}; base-uri 'none'; "
