@@ -146,7 +146,7 @@ def test_a_run_in_pieces_is_the_whole_run_bit_for_bit(config: TrainConfig, stops
     ids=["fixed", "auto"],
 )
 def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
-    arm: SeerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arm: SeerConfig, left_alone: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seer_rl.seer.EVERY", 40)
     never = dataclasses.replace(
@@ -161,7 +161,8 @@ def test_a_run_that_branches_off_another_is_the_run_from_its_beginning(
     run = loop.resume(tmp_path / "arm", pytest.fail)
     assert run.step == 160
     loop.train(run)
-    ends = [end_of(one) for one in (run, whole(config, tmp_path / "straight"))]
+    straight = left_alone if arm == ATARI.seer else end_of(whole(config, tmp_path / "straight"))
+    ends = [end_of(run), dict(straight)]
     if arm.freeze_step != "auto":  # the trunk was measured, which is counted, and written down
         for end in ends:
             del end["operations"], end["metrics"]
