@@ -126,7 +126,7 @@ def main(
     begun = time.perf_counter()
     freeze(runs[1].agent, runs[1].replay, copies=copies)
     machine.finish(where)
-    freezing = time.perf_counter() - begun
+    freezing, frozen = time.perf_counter() - begun, runs[1].replay.size
     runs[1].frozen_at = 0
 
     times: list[dict[str, list[float]]] = [{}, {}]
@@ -168,7 +168,7 @@ def main(
     console.print(table)
     console.print(f"{machine.name(where)}", highlight=False)
     console.print(machine.ceilings(machine.rates(where), machine.bandwidth(where)), highlight=False)
-    console.print(f"frozen: {runs[1].replay.size} steps, {copies} copies each, in {freezing:.2f} s", highlight=False)
+    console.print(f"frozen: {frozen} steps, {copies} copies each, in {freezing:.2f} s", highlight=False)
     for run in runs:
         run.close()
     if peer:

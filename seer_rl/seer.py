@@ -51,7 +51,7 @@ def freeze(
     The target network's lower module becomes a copy of the online one. Layers above the seam stay as they are. Afterwards the
     images are gone, and the replay holds as many steps as its bytes allow. Go on with the same `update` and the same `replay`.
 
-    agent: see `Freezable`; `Seam` makes one of two modules.
+    agent: see `Freezable`; `Seam(lower, target_lower)` makes one from two modules of your own.
     replay: holds uint8 images [C, H, W], at least one.
     capacity: the most steps to hold, even if more would fit; None: no other limit than the bytes.
     copies: K, the embeddings stored of each observation, each of another augmentation. It is 1 where nothing is augmented.

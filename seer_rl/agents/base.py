@@ -43,7 +43,7 @@ class Freezable(Protocol):
     def lower(self) -> nn.Module:
         """Return the module below the seam. It maps uint8 images [B, C, H, W] to float32 embeddings [B, ...].
 
-        Where observations are dictionaries it maps one of images to one of embeddings under the same keys.
+        Where observations are dictionaries, it maps a dictionary of images to one of embeddings, with the same keys.
         """
 
     @property

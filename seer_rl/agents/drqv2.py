@@ -48,7 +48,7 @@ class DrQv2Config(AgentConfig):
     learning_rate: NotNegative = 1e-4
     """Adam's step size."""
     tau: Rate = 0.01
-    """Share of the critics that moves into their targets in every update."""
+    """Share of the critics, and on images of their embedding, that moves into the targets in every update."""
     shift: Size = 4
     """Pixels by which images are moved in updates, at most."""
     noise_start: NotNegative = 1.0

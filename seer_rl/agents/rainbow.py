@@ -32,7 +32,7 @@ class RainbowConfig(AgentConfig):
     value_range: Positive = 10.0
     """Returns are represented on [-value_range, value_range]."""
     noise_std: NotNegative = 0.1
-    """Initial standard deviation of the noisy layers' weights, times sqrt(inputs)."""
+    """The noisy layers' weights and biases begin with a standard deviation of this divided by sqrt(inputs)."""
     learning_rate: NotNegative = 1e-4
     """Adam's step size."""
     adam_eps: Positive = 1.5e-4

@@ -80,7 +80,7 @@ class Family:
     example: str
     """A task, for sentences that say how names are written."""
     agent: str | Callable[[str], str] = "rainbow"
-    """The agent that trains where none is named; or what tells it from the task."""
+    """The agent that trains where none is named, or a function that chooses it for a task."""
     Config: type[EnvConfig] = EnvConfig
     """The settings."""
     defaults: Callable[[str, str], Settings] = nothing

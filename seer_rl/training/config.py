@@ -143,8 +143,8 @@ class TrainConfig:
     """CPU threads that the networks use. A second one gains little after the freeze, so several seeds side by side use a CPU
     better. A run's last digits depend on this number."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the networks' matrix products, except in last layers; everything else is float32. bfloat16 is two to
-    four times faster on processors and GPUs that support it, but Rainbow learnt less with it (docs/performance.md)."""
+    """Number format of the networks' matrix products, except in last layers; everything else is float32. bfloat16 halves
+    CURL's updates on processors that support it. On a GPU it gained nothing, and Rainbow gains little (docs/performance.md)."""
     compile: bool = False
     """Compile the losses of Rainbow and DQN, which the command line does by default. Where that fails, the run goes on
     without."""
