@@ -158,12 +158,13 @@ CONTROL = TrainConfig(
 
 
 @pytest.mark.parametrize("kind", [CURLConfig, RADConfig, SACConfig, DrQv2Config])
-def test_control_runs_pass_their_phases(kind: type, tmp_path: Path) -> None:
-    """That they repeat, `test_checkpoint` shows: in pieces."""
+def test_control_runs_pass_their_phases_repeatably(kind: type, tmp_path: Path) -> None:
     crop = {"crop": 20} if issubclass(kind, RADConfig) else {}
     agent = kind(hidden=32, learning_starts=40, batch_size=12, update_every=1, **crop)
     config = dataclasses.replace(CONTROL, agent=agent)
-    run = trained(config, tmp_path / "run")
+    run, again = (trained(config, tmp_path / name) for name in ("run", "again"))
+    assert rows(run) == rows(again)
+    assert all(torch.equal(a, b) for a, b in zip(run.agent.parameters(), again.agent.parameters(), strict=True))
     assert [(p.name, p.steps) for p in run.account.phases] == [("fill", 39), ("images", 51), ("embeddings", 60)]
     images, embeddings = run.account.phases[1:]
     copies = 1 if kind is SACConfig else 3
