@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -461,6 +462,25 @@ def test_the_first_sentence_says_who_did_best_at_what_cost(tmp_path: Path) -> No
             shutil.rmtree(tmp_path / f"{env}-{label}-2")
     assert said()[0].endswith("So few seeds may differ by chance.")
     assert "sure" not in re.findall(r"<tbody>.*?</tbody>", (tmp_path / "page.html").read_text())[0]
+
+
+def test_a_curve_over_several_games_is_along_its_own_axis(tmp_path: Path) -> None:
+    """Of two like seeds of two games, the IQM is the mean of both games; operations and bytes are bent against steps."""
+    steps = np.array([40, 80, 120, 160])
+    axes = {"steps": steps.astype(float), "flops": 1e5 * steps**2.0, "bytes": 1e3 * steps**1.5}
+    members = []
+    for game in ("pong", "qbert"):
+        series = {"eval/return": steps.tolist(), "compute/flops": axes["flops"], "replay/bytes": axes["bytes"]}
+        metrics = {name: [(int(step), float(y)) for step, y in zip(steps, ys, strict=True)] for name, ys in series.items()}
+        members.append([
+            made(tmp_path / f"{game}-{seed}", TrainConfig(f"atari/{game}", 160, seed=seed), metrics) for seed in (0, 1)
+        ])  # fmt: skip
+    drawn = pages._efficiency(["atari/pong", "atari/qbert"], "x", members, 0)
+    for axis, at in axes.items():
+        returns = np.interp(np.linspace(at[0], at[-1], pages.POINTS), at, steps)
+        # Published scores: pong -20.7 at random and 14.6 of a human, qbert 163.9 and 13455.0.
+        expected = ((returns + 20.7) / 35.3 + (returns - 163.9) / 13291.1) / 2
+        assert drawn["per_axis"][axis][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_open_page_reloads_itself(browser: Browser, tmp_path: Path) -> None:
