@@ -1,5 +1,6 @@
 """What reaches the terminal, and that a run does not depend on who listens. Every run here is a process of its own."""
 
+import contextlib
 import os
 import pty
 import re
@@ -164,10 +165,10 @@ def test_every_stop_leaves_a_checkpoint(name: str, there: Path) -> None:
             os.kill(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
-    assert re.fullmatch(rb"seer: stopped at step [\d,]+: go on with: seer resume run\n", errors)
-    run = loop.resume(Path("run"), pytest.fail)
-    assert run.step > 50
-    run.close()
+    said = re.fullmatch(rb"seer: stopped at step ([\d,]+): go on with: seer resume run\n", errors)
+    assert said
+    with contextlib.closing(loop.resume(Path("run"), pytest.fail)) as run:
+        assert f"{run.step:,}" == said[1].decode()
 
 
 def test_ctrl_c_with_a_tee_that_dies_first(there: Path) -> None:
