@@ -1,7 +1,11 @@
 """SEER inside other libraries. Each plug-in needs its library alone, and of ours only the freeze and the replay."""
 
 import re
+import zlib
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+
+import torch
 
 from seer_rl.text import install
 
@@ -20,6 +24,14 @@ def require(library: str, least: str, below: str, extra: str) -> None:
         raise ImportError(f"SEER needs {wanted}, which is not installed; {advice}") from None
     if not _numbers(least) <= _numbers(found) < _numbers(below):
         raise ImportError(f"SEER needs {wanted}, and {found} is installed; {advice}")
+
+
+def checksum(weights: Iterable[torch.Tensor]) -> int:
+    """Return the CRC-32 of the bytes of all these weights: it tells an encoder from the one whose embeddings were saved."""
+    number = 0
+    for one in weights:
+        number = zlib.crc32(one.numpy(force=True).tobytes(), number)
+    return number
 
 
 def _numbers(release: str) -> list[int]:

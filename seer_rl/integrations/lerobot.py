@@ -26,6 +26,7 @@ if version("lerobot") != "0.4.4":
 from lerobot.policies.sac.modeling_sac import SACObservationEncoder, SACPolicy
 from lerobot.rl.buffer import ReplayBuffer, random_shift
 
+from seer_rl.integrations import checksum
 from seer_rl.replay.codec import BITS, Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["FeatureBuffer", "feature_buffer", "stored_features"]
@@ -141,6 +142,11 @@ class Features:
         policy.__class__ = FeaturePolicy  # names of weights, copies and saved files stay as they are
         for one in encoders:
             one.__class__, one.feature_shape = FeatureEncoder, self.shape
+
+    @property
+    def made_by(self) -> int:
+        """Return the checksum of the vision encoder."""
+        return checksum(self.encoder.image_encoder.state_dict().values())
 
     @torch.no_grad()
     def embed(self, obs: Obs) -> Obs:
@@ -286,7 +292,7 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
         states = {key: codec.get_state() for key, codec in features.codecs.items() if features.dtype in BITS}
         saved |= {f"grid/{key}": torch.stack([state["low"], state["step"]]).numpy() for key, state in states.items()}
         saved |= {f"rows/{name}": x[:size].numpy(force=True) for name, x in self._arrays().items()}
-        np.savez(Path(root) / FILE, position=self.position, **saved)
+        np.savez(Path(root) / FILE, position=self.position, made_by=features.made_by, **saved)
         return Path(root) / FILE
 
     @classmethod
@@ -310,6 +316,8 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
             return super().from_lerobot_dataset(lerobot_dataset, device, state_keys, capacity, *others)
         features = cls.features
         with np.load(lerobot_dataset) as saved:
+            if saved["made_by"] != features.made_by:
+                raise ValueError("another vision encoder made the features in this file: load the policy saved with it")
             for name, now in {"dtype": features.dtype, "views": features.views, "optimize_memory": optimize_memory}.items():
                 if saved[name] != now:
                     raise ValueError(f"the buffer was saved with {name}={saved[name]}, and cannot go on with {now}")

@@ -426,6 +426,12 @@ def test_the_librarys_learner_trains_on_features_and_goes_on(
             assert torch.equal(mine, its)
 
 
+def _moved(module: torch.nn.Module) -> None:
+    """Move the weights of a convolution a little."""
+    if isinstance(module, torch.nn.Conv2d):
+        module.weight += 1e-6
+
+
 @pytest.mark.parametrize("optimize", [True, False])
 def test_a_saved_buffer_gives_the_same_transitions(optimize: bool, trunk: str, steps: Steps, tmp_path: Path) -> None:
     """Contract (d): where the ring had wrapped, the oldest comes first, and more fit than before."""
@@ -452,6 +458,9 @@ def test_a_saved_buffer_gives_the_same_transitions(optimize: bool, trunk: str, s
         kinds[1].from_lerobot_dataset(path, "cpu", KEYS, 44, optimize_memory=not optimize)
     with pytest.raises(ValueError, match="saved with views=1, and cannot go on with 2"):
         feature_buffer(policy(trunk), "uint4", 2).from_lerobot_dataset(path, "cpu", KEYS, 44, optimize_memory=optimize)
+    (other := policy(trunk)).encoder_actor.image_encoder.requires_grad_(False).apply(_moved)
+    with pytest.raises(ValueError, match="another vision encoder made the features"):
+        feature_buffer(other, "uint4", 1).from_lerobot_dataset(path, "cpu", KEYS, 44, optimize_memory=optimize)
     third = feature_buffer(policy(trunk), "uint4", 1)
     filled(made(third), [*steps[9:], *steps[9:]]).settle()
     with pytest.raises(ValueError, match="load the saved ones before"):

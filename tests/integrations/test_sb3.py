@@ -244,6 +244,10 @@ def test_a_loaded_buffer_that_is_frozen_asks_for_its_encoder(tmp_path: Path) -> 
     model.load_replay_buffer(tmp_path / "replay")
     with pytest.raises(RuntimeError, match="callback=seer"):
         model.learn(10, reset_num_timesteps=False)
+    other = made("dqn", seer := Seer(40))
+    other.load_replay_buffer(tmp_path / "replay")
+    with pytest.raises(ValueError, match="other convolutions made the embeddings"):
+        other.learn(60, callback=seer)
 
 
 def test_returns_of_n_steps_and_frame_stacks() -> None:

@@ -350,6 +350,23 @@ def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
     assert json.loads(alone.stdout.splitlines()[-1]) == expected
 
 
+def test_embeddings_of_other_encoders_are_refused() -> None:
+    run = Run("dqn")
+    seer = Seer(run.loss, run.buffer, 64)
+    run.collect(64, 16)
+    run.update(3)
+    assert seer.step()
+    other = Run("dqn", seed=9)
+    Seer(other.loss, other.buffer, 64)
+    other.buffer.load_state_dict(run.buffer.state_dict())
+    for use in (lambda: other.update(1), lambda: other.collect(10)):
+        with pytest.raises(RuntimeError, match="other encoders made the embeddings"):
+            use()
+    other.loss.load_state_dict(run.loss.state_dict())
+    other.update(1)
+    other.collect(10)
+
+
 def in_another_process(directory: str) -> None:
     """Go on with everything that was saved, and print what comes out."""
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ stored image becomes what they make of it. What lies above them, the library's o
 import warnings
 from typing import Any, Literal, cast
 
-from seer_rl.integrations import require
+from seer_rl.integrations import checksum, require
 
 require("stable-baselines3", "2.9", "3", "sb3")  # before names are imported that another version may not have
 
@@ -74,6 +74,8 @@ class Seer(BaseCallback):
         if self.seam.shared:
             warnings.warn("share_features_extractor=True trains the encoder by one loss only, in SAC the actor's", stacklevel=2)
         if self.buffer.frozen:
+            if checksum(self.seam.lower.state_dict().values()) != self.buffer.made_by:
+                raise ValueError("other convolutions made the embeddings in this buffer: load the policy saved with it")
             self.buffer.embed.fn = embedder(self.seam, 1)
 
     def _on_training_start(self) -> None:
@@ -106,6 +108,7 @@ class Seer(BaseCallback):
             self.report = {"bytes_before": replay.bytes_per_step, "steps_before": replay.capacity}
             freeze(self.seam, replay, copies=1, dtype=self.dtype)
             self.seam.fix()
+            self.buffer.made_by = checksum(self.seam.lower.state_dict().values())
             self.frozen_at = step
             self.report |= {"bytes_after": replay.bytes_per_step, "steps_after": replay.capacity}
         return True

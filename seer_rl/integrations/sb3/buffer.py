@@ -55,6 +55,7 @@ class SeerBuffer(ReplayBuffer):
         self.replay = Replay(**self.settings)  # in the computer's own memory, as the library's: batches are moved
         self.buffer_size = self.replay.capacity // n_envs
         self.embed = _Later()
+        self.made_by: int | None = None  # the checksum of the convolutions that made the embeddings
         self._last: dict[str, NDArray[Any]] | None = None  # the observations that followed the latest steps
         self._running = np.zeros(n_envs, bool)
 

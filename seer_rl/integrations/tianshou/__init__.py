@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seer_rl.integrations import require
+from seer_rl.integrations import checksum, require
 
 require("tianshou", "2.0.1", "3", "tianshou")  # before names are imported that another version may not have
 
@@ -31,7 +31,7 @@ from tianshou.data import (
 from tianshou.utils.lagged_network import EvalModeModuleWrapper
 
 from seer_rl.integrations.tianshou import buffer as buffers
-from seer_rl.integrations.tianshou.split import Split, checksum, sees
+from seer_rl.integrations.tianshou.split import Split, sees
 from seer_rl.replay.codec import Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["Seer"]
@@ -75,7 +75,7 @@ class Seer:
         self.targets = [(Split.of(pair.target), Split.of(pair.source)) for pair in pairs]
         self.frozen_at: int | None = None
         self.report: dict[str, int] = {}  # of the freeze: bytes of the buffer and steps that fit, before and after
-        self.untrained = [checksum([split]) for split in self.online]
+        self.untrained = [checksum(split.weights) for split in self.online]
         self.checked = False
         self.last: tuple[NDArray[Any], NDArray[Any]] | None = None  # the latest obs_next [N, C, H, W], and their codes [N, n]
         self.hook: Any = collector.get_on_step_hook()
@@ -91,6 +91,10 @@ class Seer:
         """Tell whether embeddings are stored."""
         return hasattr(self.buffer, "seer")
 
+    def _made_by(self) -> int:
+        """Return a number that tells these convolutions from others."""
+        return checksum(weights for split in self.online for weights in split.weights)
+
     def training_fn(self, epoch: int, env_step: int) -> None:
         """Freeze where that is due. It is for `training_fn` of the trainer's parameters, or to be called there.
 
@@ -101,7 +105,7 @@ class Seer:
             return
         if not self.checked:
             raise RuntimeError("the collector's on_step_hook is no longer SEER's: let the new one call seer.on_step")
-        if any(s.scale is None or checksum([s]) == before for s, before in zip(self.online, self.untrained, strict=True)):
+        if any(s.scale is None or checksum(s.weights) == before for s, before in zip(self.online, self.untrained, strict=True)):
             raise ValueError(f"a freeze at {env_step} comes before the convolutions were trained: let it come later")
         codecs, buffer = self._codecs(), self.buffer
         steps = self._capacity(sum(_length(codec.dtype, codec.shape) for codec in codecs))
@@ -110,7 +114,7 @@ class Seer:
         self._fix(codecs, scales := [split.scale or 1.0 for split in self.online])
         before = {"bytes_before": buffers.nbytes(buffer._meta), "steps_before": buffer.maxsize}
         buffers.convert(buffer, steps, self._codes)
-        buffer.seer = {"checksum": checksum(self.online), "scales": scales, "codecs": [codec.get_state() for codec in codecs]}
+        buffer.seer = {"checksum": self._made_by(), "scales": scales, "codecs": [codec.get_state() for codec in codecs]}
         self.report = {**before, "bytes_after": buffers.nbytes(buffer._meta), "steps_after": buffer.maxsize}
         self.frozen_at = env_step
         if buffer.maxsize < before["steps_before"]:
@@ -151,7 +155,7 @@ class Seer:
             found = f"arrays of {obs.shape[1:]}" if isinstance(obs, np.ndarray) else type(obs).__name__
             raise ValueError(f"SEER stores observations that are one image [C, H, W] each, not {found}")
         if self.frozen:
-            if checksum(self.online) != buffer.seer["checksum"]:
+            if self._made_by() != buffer.seer["checksum"]:
                 raise RuntimeError("other convolutions made the embeddings in this buffer: load the weights saved with it")
             self.checked = True
             return

@@ -1,7 +1,5 @@
 """The library's networks, cut in two: convolutions that can be frozen, and all that goes on learning above them."""
 
-import zlib
-from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -56,10 +54,14 @@ class Split(nn.Sequential):
         return nn.Sequential(*list(self)[: self.cut])
 
     @property
+    def weights(self) -> list[torch.Tensor]:
+        """Return the weights below the seam."""
+        return list(self.below.state_dict().values())
+
+    @property
     def device(self) -> torch.device:
         """Return where the layers below the seam are."""
-        device: torch.device = next(iter(self.below.state_dict().values())).device
-        return device
+        return self.weights[0].device
 
     def enter(self, network: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Note what the network is given. In the place of codes, send one pixel of each observation through it."""
@@ -110,15 +112,6 @@ class Split(nn.Sequential):
                 parameter.grad = None  # the optimizer, which still has it, passes over it
                 delattr(module, name)
                 module.register_buffer(name, parameter.detach())
-
-
-def checksum(splits: Iterable[Split]) -> int:
-    """Return a number that tells weights below the seam from others."""
-    number = 0
-    for split in splits:
-        for weights in split.below.state_dict().values():
-            number = zlib.crc32(weights.numpy(force=True).tobytes(), number)
-    return number
 
 
 def sees(network: nn.Module) -> bool:

@@ -72,6 +72,7 @@ class Seer(Transform):  # type: ignore[misc]
         self.keys: list[stored.Key] = [key, ("next", key)]
         self.places: list[Place] = []  # the encoders whose outputs lie side by side in an embedding
         self.codec: Codec | None = None  # from the freeze on
+        self.unchecked: int | None = None  # of a buffer that was loaded: the checksum of the encoders that made its embeddings
         self.report: dict[str, int] = {}  # of the freeze: bytes of a step and steps that fit, before and after
         self._check_buffer()
         self._initial = {place: {k: x.clone() for k, x in self.lower.weights(place).items()} for place in self.lower.places()}
@@ -197,6 +198,7 @@ class Seer(Transform):  # type: ignore[misc]
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Decode the embeddings of a batch: [B, L] float32. Before the freeze, leave it as it is."""
         if self.codec is not None:
+            self._check_encoders()
             for key in self.keys:
                 tensordict.set(key, self.codec.decode(tensordict.get(key)))
         return tensordict
@@ -205,6 +207,7 @@ class Seer(Transform):  # type: ignore[misc]
         """Embed the images [..., *shape] of what is written. Before the freeze, leave it as it is."""
         if self.codec is None:
             return tensordict
+        self._check_encoders()
         dims, now, after = len(self.lower.shape), *(tensordict.get(key) for key in self.keys)
         for x in (now, after):
             if tuple(x.shape[-dims:]) != self.lower.shape:
@@ -220,11 +223,19 @@ class Seer(Transform):  # type: ignore[misc]
             tensordict.set(key, x.view(*batch, *x.shape[1:]))
         return tensordict
 
+    def _check_encoders(self) -> None:
+        """Compare the encoders with those of a loaded buffer, once. Raises RuntimeError where they are others."""
+        if self.unchecked is not None and self.lower.checksum(self.places) != self.unchecked:
+            raise RuntimeError("other encoders made the embeddings in this buffer: load the weights of the loss saved with it")
+        self.unchecked = None
+
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a frozen buffer needs beside its rows; the encoders are saved with the loss."""
         if self.codec is None:
             return {}
-        return {"codec": self.codec.get_state(), "places": self.places, "capacity": self.buffer.storage.max_size}
+        made_by = self.lower.checksum(self.places) if self.unchecked is None else self.unchecked
+        state = {"codec": self.codec.get_state(), "places": self.places, "capacity": self.buffer.storage.max_size}
+        return state | {"made_by": made_by}
 
     def set_extra_state(self, state: Any) -> None:
         """Go on from what `get_extra_state` returned. The loss is frozen, whether its weights were loaded before or will be."""
@@ -232,7 +243,7 @@ class Seer(Transform):  # type: ignore[misc]
             if self.frozen:
                 raise RuntimeError("this buffer is frozen, and the saved one is not: load it into a new one")
             return
-        self.codec, self.places = Codec.from_state(state["codec"]), state["places"]
+        self.codec, self.places, self.unchecked = Codec.from_state(state["codec"]), state["places"], state["made_by"]
         self.buffer.storage.max_size = state["capacity"]
         if isinstance(self.buffer.sampler, PrioritizedSampler) and stored.grows(self.buffer.storage):
             self.buffer.sampler._max_capacity = state["capacity"]

@@ -8,6 +8,8 @@ from torch import nn
 from torch.func import functional_call
 from torchrl.objectives import LossModule
 
+from seer_rl.integrations import checksum
+
 Place = tuple[str, tuple[str, ...], int]
 """An encoder's weights: the name of the loss's parameters, the path inside them, and which of several copies; -1 where one."""
 
@@ -109,6 +111,10 @@ class Lower:
     def length(self, places: list[Place]) -> int:
         """Count the numbers of an embedding by these encoders."""
         return sum(self.seams[name, path].length for name, path, _ in places)
+
+    def checksum(self, places: list[Place]) -> int:
+        """Return a number that tells these encoders from others, by their weights in the order of names."""
+        return checksum(x for place in places for _, x in sorted(self.weights(place).items()))
 
     @torch.no_grad()
     def embed(self, images: torch.Tensor, places: list[Place]) -> torch.Tensor:
