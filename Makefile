@@ -3,6 +3,7 @@
 # they are missing, they are installed too.
 PYTHON ?= python3
 BIN = .venv/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs
 SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 
 .PHONY: train test test-all lint docs clean
@@ -11,10 +12,10 @@ train: .venv/installed
 	$(BIN)/seer train --preset quick --env.num-envs 8 --eval.every 5000
 
 test: lint .venv/renderer
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PYTEST) -m "not slow"
 
-test-all: lint .venv/renderer .venv/browser .venv/lerobot
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test-all: test .venv/browser .venv/lerobot
+	$(PYTEST) -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check
