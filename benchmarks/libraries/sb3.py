@@ -47,5 +47,12 @@ def run(
 
 def train(game: str, steps: int, freeze: int | None, seed: int, tick: Callable[[int], None]) -> tuple[list[float], float]:
     """Train DQN for `steps` steps, with SEER frozen at `freeze`, or where that is None without it."""
-    settings = {"buffer_size": 20_000, "learning_starts": 1_000, "batch_size": 32, "train_freq": 4, "learning_rate": 1e-4}
+    settings: dict[str, Any] = {
+        "buffer_size": 20_000,
+        "learning_starts": 1_000,
+        "batch_size": 32,
+        "train_freq": 4,
+        "learning_rate": 1e-4,
+    }
+    settings["policy_kwargs"] = {"net_arch": []}  # the library's own for its own extractor
     return run(DQN, envs.make(game, training=True), steps, freeze, tick, seed=seed, **settings)

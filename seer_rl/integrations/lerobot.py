@@ -3,8 +3,9 @@
     from lerobot.rl.learner import train_cli
     from seer_rl.integrations.lerobot import stored_features
 
-    with stored_features(dtype="uint8", views=4):
-        train_cli()
+    if __name__ == "__main__":  # the learner may start processes, which import this file again
+        with stored_features(dtype="uint8", views=4):
+            train_cli()
 
 The library freezes its vision encoder before the first step, and yet stores images of float32 and embeds every sampled batch.
 Here an image is embedded once, when it comes in. What lies above the frozen encoder goes on learning, and actors see images.
@@ -230,9 +231,7 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
     def settle(self) -> None:
         """Store the transitions that wait for a grid. Raises RuntimeError where they are too few to make one."""
         if self.waiting and not self.features.codecs:
-            if len(self.waiting) < LEAST:
-                few, dtype = len(self.waiting), self.features.dtype
-                raise RuntimeError(f"{few} observations make no grid of {dtype}: add {LEAST} before sampling, or store float16")
+            _require_enough(len(self.waiting), self.features.dtype)
             self.features.fit([waiting[0] for waiting in self.waiting])
         for transition in self.waiting:
             self._store(*transition)
@@ -264,6 +263,7 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
     def _lerobotdataset_to_transitions(cls, dataset: Any, state_keys: Any = None) -> Any:
         frames = Frames(dataset, cls.features)
         if not cls.features.codecs:
+            _require_enough(len(dataset), cls.features.dtype)
             places = np.linspace(0, len(dataset) - 1, cls.features.needed(len(dataset))).astype(int).tolist()
             cls.features.fit([frames.embedded(i) for i in places])
         return super()._lerobotdataset_to_transitions(frames, state_keys)
@@ -324,7 +324,8 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
             if features.dtype in BITS:
                 grids = {key: torch.from_numpy(saved[f"grid/{key}"]) for key in features.keys}
                 codecs = {key: Codec(features.dtype, features.shape, (grid[0], grid[1])) for key, grid in grids.items()}
-                if any(not torch.equal(codecs[key].step, codec.step) for key, codec in features.codecs.items()):
+                pairs = [(codecs[key], codec) for key, codec in features.codecs.items()]
+                if any(not (torch.equal(a.low, b.low) and torch.equal(a.step, b.step)) for a, b in pairs):
                     raise ValueError("all buffers of a policy share a grid: load the saved ones before anything else is stored")
                 features.codecs = codecs
             # The oldest row comes first: the buffer may be larger now.
@@ -346,6 +347,12 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
             x[:size] = rows[name]
         buffer.position, buffer.size = size % buffer.capacity, size
         return buffer
+
+
+def _require_enough(count: int, dtype: Dtype) -> None:
+    """Raise RuntimeError for too few observations to make a grid of integers from."""
+    if count < LEAST:
+        raise RuntimeError(f"{count} observations make no grid of {dtype}: add {LEAST} before sampling, or store float16")
 
 
 class Column:

@@ -68,6 +68,7 @@ class Codec:
                 raise ValueError(f"{dtype} needs a grid")
             self.low, self.step = (one.float().view(-1, *[1] * (len(shape) - 1)) for one in grid)
             self.top = float(2 ** BITS[dtype] - 1)
+            self._there = dict[torch.device, tuple[torch.Tensor, torch.Tensor]]()  # the grid on every device that needed it
 
     @classmethod
     def fit(cls, dtype: Dtype, examples: torch.Tensor) -> "Codec":
@@ -82,8 +83,8 @@ class Codec:
         z = z.detach()
         if self.dtype not in BITS:
             return z.clamp(-65504, 65504).half() if self.dtype == "float16" else z
-        self._go_to(z.device)
-        q = ((z - self.low) / self.step).round_()
+        low, step = self._on(z.device)
+        q = ((z - low) / step).round_()
         self.written += q.numel()
         self.clipped += int(((q < 0) | (q > self.top)).sum())
         q = q.clamp_(0, self.top).to(torch.uint8)
@@ -105,14 +106,15 @@ class Codec:
             stored = integers[..., : self.size].reshape(*batch, *self.shape)
         if self.dtype not in BITS:
             return stored.float()
-        self._go_to(stored.device)
+        low, step = self._on(stored.device)
         q = stored.float()
-        return torch.addcmul(self.low, q, self.step, out=q)
+        return torch.addcmul(low, q, step, out=q)
 
-    def _go_to(self, device: torch.device) -> None:
-        """Let the grid lie on `device`."""
-        if self.low.device != device:
-            self.low, self.step = self.low.to(device), self.step.to(device)
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return low and step on `device`. One thread may encode on a GPU while another decodes in the computer's memory."""
+        if device not in self._there:
+            self._there[device] = self.low.to(device), self.step.to(device)
+        return self._there[device]
 
     def get_state(self) -> dict[str, Any]:
         """Return the whole state, as plain values and tensors."""

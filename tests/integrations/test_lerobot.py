@@ -218,6 +218,9 @@ def test_demonstrations_are_embedded_at_loading(trunk: str, demos: LeRobotDatase
     monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(size[0], device=device) % high)
     compare(ours.sample(40), theirs.sample(40), trunk)
     monkeypatch.undo()
+    few = torch.utils.data.Subset(demos, range(31))
+    with pytest.raises(RuntimeError, match="31 observations make no grid of uint4"):
+        feature_buffer(policy(trunk), "uint4", 2).from_lerobot_dataset(few, "cpu", KEYS, 40)
     transitions: Any = feature_buffer(policy(trunk), "uint4", 2)._lerobotdataset_to_transitions(demos, KEYS)
     for one, other in itertools.pairwise(transitions):
         for key in CAMERAS:

@@ -13,10 +13,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import QRDQN
+from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList, ConvertCallback, EvalCallback
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 from torch.nn import functional as F
 
@@ -248,6 +249,47 @@ def test_a_loaded_buffer_that_is_frozen_asks_for_its_encoder(tmp_path: Path) -> 
     other.load_replay_buffer(tmp_path / "replay")
     with pytest.raises(ValueError, match="other convolutions made the embeddings"):
         other.learn(60, callback=seer)
+    two = made("dqn", seer := Seer(40), 2)
+    two.load_replay_buffer(tmp_path / "replay")
+    with pytest.raises(ValueError, match="filled by 1 environments, and the model has 2"):
+        two.learn(60, callback=seer)
+
+
+def test_a_loaded_model_of_two_encoders_learns_with_seer_only(tmp_path: Path) -> None:
+    """Only `Seer` knows which part of an embedding is whose."""
+    model = made("sac", seer := Seer(40))
+    model.learn(60, callback=seer)
+    model.save(tmp_path / "policy")
+    model.save_replay_buffer(tmp_path / "replay")
+    again = SAC.load(tmp_path / "policy", env=vector("sac"))
+    again.load_replay_buffer(tmp_path / "replay")
+    again.set_logger(configure(format_strings=[]))
+    with pytest.raises(RuntimeError, match="callback=seer"):
+        again.train(gradient_steps=1, batch_size=8)
+
+
+@pytest.mark.parametrize("how", ["loaded", "reset"])
+def test_an_empty_buffer_is_filled_with_images_before_it_is_frozen(how: str, tmp_path: Path) -> None:
+    """A frozen policy goes on without its buffer: two steps would make no grid for thousands to come."""
+    model = made("dqn", seer := Seer(40, "uint8"))
+    model.learn(60, callback=seer)
+    frozen = weights(model)
+    if how == "loaded":
+        model.save(tmp_path / "policy")
+        model = DQN.load(tmp_path / "policy", env=vector("dqn"))
+    else:
+        model.replay_buffer.reset()
+        assert model.replay_buffer.size() == 0
+    seen: list[int] = []
+
+    def look(_locals: Any, _globals: Any) -> bool:
+        seen.append(model.replay_buffer.size() * model.replay_buffer.frozen)
+        return True
+
+    model.learn(40, callback=[again := Seer(40, "uint8"), ConvertCallback(look)], reset_num_timesteps=False)
+    assert seen == [0] * 20 + list(range(20, 40))  # callbacks come before a step is stored
+    assert again.frozen_at == 81
+    assert all(torch.equal(x, frozen[name]) for name, x in weights(model).items())
 
 
 def test_returns_of_n_steps_and_frame_stacks() -> None:
@@ -288,6 +330,21 @@ def _frames() -> gym.Env[Any, Any]:
             "the model's own gamma",
         ),
         (lambda: _normalized().learn(60, callback=Seer(40)), "norm_obs=False"),
+        (
+            lambda: _normalized(norm_obs=False, replay_buffer_kwargs={"n_steps": 3}).learn(60, callback=Seer(40)),
+            "use n_steps=1, or norm_reward=False",
+        ),
+        (
+            lambda: made("dqn", Seer(40), learning_starts=0, replay_buffer_kwargs={"n_steps": 3}).learn(60, callback=Seer(40)),
+            "set learning_starts to 3",
+        ),
+        (
+            lambda: made("dqn", Seer(40), policy_kwargs={"features_extractor_class": SeerExtractor}).learn(
+                60, callback=Seer(40)
+            ),
+            r"divides what it is given by 255: make it with policy_kwargs=seer.policy_kwargs\(\)",
+        ),
+        (lambda: _tqc().learn(60, callback=Seer(40)), "not those of TQC"),
     ],
 )
 def test_what_cannot_be_done_right_is_refused_in_a_sentence(build: Callable[[], Any], says: str) -> None:
@@ -295,10 +352,16 @@ def test_what_cannot_be_done_right_is_refused_in_a_sentence(build: Callable[[], 
         build()
 
 
-def _normalized() -> Any:
+def _normalized(norm_obs: bool = True, **settings: Any) -> Any:
     seer = Seer(40)
-    return DQN("CnnPolicy", VecNormalize(vector("dqn"), norm_obs=True), replay_buffer_class=SeerBuffer, buffer_size=200,
-               policy_kwargs=seer.policy_kwargs())  # fmt: skip
+    return DQN("CnnPolicy", VecNormalize(vector("dqn"), norm_obs=norm_obs), replay_buffer_class=SeerBuffer, buffer_size=200,
+               policy_kwargs=seer.policy_kwargs(), **settings)  # fmt: skip
+
+
+def _tqc() -> Any:
+    """SAC's names, with critics of quantiles."""
+    return TQC("CnnPolicy", vector("sac"), replay_buffer_class=SeerBuffer, buffer_size=200,
+               policy_kwargs=Seer(40).policy_kwargs(net_arch=[8]))  # fmt: skip
 
 
 def test_a_shared_extractor_is_told_what_trains_it() -> None:

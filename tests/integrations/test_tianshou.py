@@ -545,6 +545,23 @@ class Plain(nn.Module):
         return (self.net(x - x.mean()), state) if self.sequential else (self.second(self.first(x).flatten(1)), state)
 
 
+class Viewed(nn.Module):
+    """A user's own network, which asks for the shape of an image, looks at it twice, or augments it in training."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.net = how, nn.Sequential(nn.Conv2d(4, 8, 8, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 20 * 20, 6))
+
+    def forward(self, obs: Any, state: Any = None, info: Any = None) -> Any:
+        x = torch.as_tensor(obs).float()
+        if self.how == "shape":
+            x = x.view(-1, 4, 84, 84)
+        if self.how == "augments" and self.training:
+            x = x.roll(1, -1)
+        beside = x.mean((1, 2, 3))[:, None] if self.how == "twice" else 0
+        return self.net(x / 255) + beside, state
+
+
 def with_model(model: nn.Module) -> Any:
     policy: Any = DiscreteQLearningPolicy(model=model, action_space=ACTIONS)
     return DQN(policy=policy, optim=AdamOptimizerFactory(), target_update_freq=10, n_step_return_horizon=3)
@@ -576,6 +593,35 @@ def loaded() -> None:
     update(model, buffer)
     seer.training_fn(1, 20)
     stepped(algorithm("dqn"), buffer)
+
+
+def viewed(how: str) -> None:
+    """Freeze with a network that cannot do without the image; images are as before then."""
+    model, buffer = with_model(Viewed(how)), ReplayBuffer(30)
+    seer, made = seer_of(model, buffer)
+    collect(made, 20)
+    update(model, buffer)
+    images = buffer.obs.copy()
+    try:
+        seer.training_fn(1, 20)
+    finally:
+        assert not seer.frozen
+        np.testing.assert_array_equal(buffer.obs, images)
+        update(model, buffer)
+
+
+def exchanged() -> None:
+    """Weights from before the freeze are loaded after it."""
+    model, buffer = algorithm("dqn"), ReplayBuffer(30)
+    seer, made = seer_of(model, buffer)
+    before = copy.deepcopy(model.state_dict())
+    collect(made, 20)
+    update(model, buffer)
+    seer.training_fn(1, 20)
+    collect(made, 5)
+    seer.training_fn(1, 25)
+    model.load_state_dict(before)
+    seer.training_fn(1, 26)
 
 
 class Named(gym.ObservationWrapper[Any, Any, Any]):
@@ -637,6 +683,10 @@ def on_policy() -> Any:
         (lambda: stepped(algorithm("dqn"), ReplayBuffer(4, **FRAMES), dtype="float32"), "holds 2 steps of 12,5"),
         (lambda: frozen_at(20, updates=0), "comes before the convolutions were trained"),
         (loaded, "load the weights saved with it"),
+        (exchanged, "load the weights saved with it"),
+        (lambda: viewed("shape"), "Viewed cannot do without the image itself"),
+        (lambda: viewed("twice"), "Viewed gives something else without the image itself"),
+        (lambda: viewed("augments"), "may divide by a number and do nothing else"),
         (lambda: random_step(lambda: Named(env("dqn"))), "one image .* not Batch"),
         (lambda: random_step(lambda: gym.make("Pendulum-v1")), r"not arrays of \(3,\)"),
         (in_turns, "not with AsyncCollector"),

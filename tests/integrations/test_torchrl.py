@@ -32,8 +32,18 @@ from torchrl.data import (
     TensorStorage,
 )
 from torchrl.data.replay_buffers import SamplerWithoutReplacement
-from torchrl.data.replay_buffers.storages import CompressedListStorage
-from torchrl.envs import CatFrames, GymWrapper, RenameTransform, SerialEnv, ToTensorImage, TransformedEnv
+from torchrl.data.replay_buffers.storages import CompressedListStorage, LazyStackStorage
+from torchrl.envs import (
+    CatFrames,
+    Compose,
+    DoubleToFloat,
+    GymWrapper,
+    MultiStepTransform,
+    RenameTransform,
+    SerialEnv,
+    ToTensorImage,
+    TransformedEnv,
+)
 from torchrl.modules import EGreedyModule, ProbabilisticActor, QValueActor, TanhDelta, TanhNormal, ValueOperator
 from torchrl.objectives import DQNLoss, SACLoss, SoftUpdate, TD3Loss
 
@@ -365,6 +375,88 @@ def test_embeddings_of_other_encoders_are_refused() -> None:
     other.loss.load_state_dict(run.loss.state_dict())
     other.update(1)
     other.collect(10)
+    assert not seer.step()
+    run.loss.load_state_dict(Run("dqn", seed=9).loss.state_dict())  # in the middle of a run
+    with pytest.raises(RuntimeError, match="other encoders made the embeddings"):
+        seer.step()
+
+
+@pytest.mark.parametrize("storage", ["tensor", "memmap", "list", "stack"])
+def test_reading_changes_nothing(storage: str, tmp_path: Path) -> None:
+    """A reader of the whole buffer, or of one row of a list, may be handed the storage's own rows."""
+    run = Run("dqn", made(LazyStackStorage(50) if storage == "stack" else STORAGES[storage](tmp_path), False))
+    seer = Seer(run.loss, run.buffer, 50, "uint8", capacity=50)
+    run.collect(50)
+    run.update(2)
+    assert seer.step()
+    run.collect(10)
+    expected = run.buffer[torch.arange(50)]["pixels"].clone()
+    for _ in range(2):
+        assert torch.equal(run.buffer[:]["pixels"], expected)
+        assert torch.equal(run.buffer[3]["pixels"], expected[3])
+        run.update()
+
+
+def test_transforms_that_leave_images_alone_are_welcome() -> None:
+    """Those that name no keys are tried at the freeze."""
+    run = Run("dqn")
+    run.buffer.append_transform(DoubleToFloat())
+    run.buffer.append_transform(lambda data: data.set("twice", data["next", "reward"] * 2))
+    seer = Seer(run.loss, run.buffer, 40)
+    run.collect(40)
+    run.update(2)
+    assert seer.step()
+    assert "twice" in run.buffer.sample()
+
+
+def test_a_transform_that_waits_for_more_steps_hands_nothing_on() -> None:
+    run = Run("dqn")
+    seer = Seer(run.loss, run.buffer, 40)
+    run.collect(40)
+    run.update(2)
+    assert seer.step()
+    run.buffer.append_transform(MultiStepTransform(3, 0.9))
+    written: list[Any] = []
+    run.collect(10, batch=2, keep=written)
+    assert len(run.buffer) == 40 + 10 - 3
+    everything: Any = torch.cat(written)
+    with torch.no_grad():
+        expected = seam_of(run)(everything["pixels"])
+    torch.testing.assert_close(run.buffer[torch.arange(40, 47)]["pixels"], expected[:7], atol=1e-5, rtol=1e-5)
+
+
+def test_a_dropped_rows_priority_is_nobodys() -> None:
+    """Where the step of the highest priority finds no room, the buffer is still drawn from, written to and saved."""
+    run = Run("dqn", made(LazyTensorStorage(50), True))
+    seer = Seer(run.loss, run.buffer, 50, capacity=20)
+    run.collect(50)
+    run.update(2)
+    run.buffer.update_priority(torch.tensor([0]), torch.tensor([1000.0]))
+    assert seer.step()
+    run.collect(10)
+    run.update(2)
+    run.buffer.sampler.state_dict()
+    with tempfile.TemporaryDirectory() as place:
+        run.buffer.dumps(place)
+
+
+def test_a_load_that_is_refused_leaves_the_buffer(tmp_path: Path) -> None:
+    run = Run("dqn", made(LazyTensorStorage(50), False))
+    seer = Seer(run.loss, run.buffer, 40, capacity=60)
+    run.collect(40)
+    run.update(2)
+    run.buffer.dumps(tmp_path / "before")
+    assert seer.step()
+    run.buffer.dumps(tmp_path / "after")
+    expected = run.buffer[torch.arange(40)]["pixels"].clone()
+    with pytest.raises(RuntimeError, match="frozen, and the saved one is not"):
+        run.buffer.loads(tmp_path / "before")
+    assert torch.equal(run.buffer[torch.arange(40)]["pixels"], expected)
+    rows = run.buffer.storage._storage[:40].clone()
+    fixed = Run("dqn", made(TensorStorage(rows), False))
+    Seer(fixed.loss, fixed.buffer, 40)
+    with pytest.raises(ValueError, match="a TensorStorage has its size for good, and 60 rows were saved"):
+        fixed.buffer.loads(tmp_path / "after")
 
 
 def in_another_process(directory: str) -> None:
@@ -582,6 +674,14 @@ def buffer(**settings: Any) -> Any:
         (lambda: seer_of(Run("dqn", buffer(storage=LazyTensorStorage(60, ndim=2)))), "ndim=1"),
         (lambda: seer_of(Run("dqn", buffer(transform=CatFrames(4, dim=-3, in_keys=["pixels"])))), "stack frames in the env"),
         (lambda: late(append=ToTensorImage(in_keys=[("next", "pixels")])), "ToTensorImage in the buffer works on images"),
+        (
+            lambda: late(append=Compose(Compose(ToTensorImage(in_keys=["pixels"])))),
+            "ToTensorImage in the buffer works on images",
+        ),
+        (
+            lambda: late(append=lambda data: data.set("pixels", data["pixels"] // 2)),
+            "_CallableTransform in the buffer works on",
+        ),
         (lambda: late(settings={"key": "observation"}), "under 'observation', and has None"),
         (lambda: late(filled=False), "empty buffer"),
         (lambda: late(trained=False), "has never been trained"),

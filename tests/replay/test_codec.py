@@ -191,3 +191,15 @@ def test_a_replay_that_stores_them(dtype: Dtype, copies: int) -> None:
     one, two = replay.sample(50), other.sample(50)
     assert torch.equal(one.obs, two.obs)
     assert other.bytes_per_step == replay.bytes_per_step
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_the_grid_is_on_every_device_that_needs_it(dtype: Dtype) -> None:
+    """A thread may decode on one device while another encodes on a second: no one takes the grid away from it."""
+    examples = sample((40, 6), 0, one_sided=True)
+    codec = Codec.fit(dtype, examples)
+    stored = codec.encode(examples)
+    expected = codec.decode(stored)
+    assert codec.decode(stored.to("meta")).device.type == "meta"
+    assert codec.low.device.type == codec.step.device.type == "cpu"
+    assert torch.equal(codec.decode(stored), expected)

@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from seer_rl.convergence import GAMES, progress
 from seer_rl.integrations.sb3.buffer import SeerBuffer
 from seer_rl.integrations.sb3.networks import Seam, SeerExtractor
-from seer_rl.replay.codec import Dtype, require_dtype
+from seer_rl.replay.codec import EXAMPLES, Dtype, require_dtype
 from seer_rl.seer import AtStep, WhenConverged, embedder, freeze
 
 __all__ = ["Seer", "SeerBuffer", "SeerExtractor"]
@@ -46,11 +46,16 @@ class Seer(BaseCallback):
         self.when: AtStep | WhenConverged | None = None
         self.first = 0  # the timestep at which learning begins: before it, games are a random player's
         self.scores: dict[bool, list[float]] = {True: [], False: []}  # of games; True: the random player's
+        self.enough = 1  # steps that the buffer holds at a freeze, at least
         self.frozen_at: int | None = None
         self.report: dict[str, float] = {}  # of the freeze: bytes of a step and steps that fit, before and after
 
     def policy_kwargs(self, **others: Any) -> dict[str, Any]:
-        """Return the policy's settings that SEER needs, beside `others`."""
+        """Return the policy's settings that SEER needs, beside `others`.
+
+        The library's default of `net_arch` depends on the extractor's class: without one, DQN and QR-DQN get two hidden layers
+        of 64 here, and TD3 [400, 300]. As they are without SEER, they are with `net_arch=[]` and `net_arch=[256, 256]`.
+        """
         return {**others, "features_extractor_class": SeerExtractor, "normalize_images": False}
 
     @property
@@ -69,6 +74,13 @@ class Seer(BaseCallback):
         if env is not None and env.norm_obs:
             raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")
         n_step, gamma = (self.buffer.settings[name] for name in ("n_step", "discount"))
+        if self.buffer.n_envs != self.model.n_envs:
+            n = self.buffer.n_envs
+            raise ValueError(f"the buffer was filled by {n} environments, and the model has {self.model.n_envs}: give it {n}")
+        if n_step > 1 and env is not None and env.norm_reward:
+            raise ValueError(
+                "the buffer sums rewards before VecNormalize clips them one by one: use n_steps=1, or norm_reward=False"
+            )
         if n_step > 1 and gamma != cast(Any, self.model).gamma:
             raise ValueError(f"the buffer sums rewards with gamma={gamma}: replay_buffer_kwargs needs the model's own gamma")
         if self.seam.shared:
@@ -86,6 +98,11 @@ class Seer(BaseCallback):
         if not self.buffer.frozen and not self.seam.frozen and not self.first < step < last:
             why = "the encoder would never have been trained" if step <= self.first else "it would never come"
             raise ValueError(f"a freeze at {step} must lie between learning_starts={self.first} and the end, {last}: {why}")
+        begins = self.num_timesteps + self.buffer.settings["n_step"] * self.model.n_envs
+        if self.buffer.settings["n_step"] > 1 and not self.buffer.size() and self.first < begins:
+            raise ValueError(f"returns of n steps need n steps first, and the buffer is empty: set learning_starts to {begins}")
+        # A policy that comes without its buffer has seen many steps, and the buffer few: of those no grid can be made.
+        self.enough = min(EXAMPLES, self.buffer.replay.capacity // 2, step // 2)
         if self.freeze_step != "auto" or self.seam.frozen:
             self.when = AtStep(step)
         elif isinstance(self.when, WhenConverged) and self.num_timesteps:  # learning goes on, and so do its measurements
@@ -104,7 +121,8 @@ class Seer(BaseCallback):
         if isinstance(self.when, WhenConverged) and not random and self.when.measures(step):
             scored = progress(self.scores[False][-GAMES:], self.scores[True])
             self.when.monitor.measure(cast(Any, self.seam), replay, step, scored)
-        if self.seam.frozen or (self.when is not None and self.when.due(step)):
+        due = self.seam.frozen or (self.when is not None and self.when.due(step))
+        if due and self.buffer.size() >= self.enough:
             self.report = {"bytes_before": replay.bytes_per_step, "steps_before": replay.capacity}
             freeze(self.seam, replay, copies=1, dtype=self.dtype)
             self.seam.fix()

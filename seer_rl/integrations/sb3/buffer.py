@@ -98,6 +98,12 @@ class SeerBuffer(ReplayBuffer):
         """Count the steps that can be sampled."""
         return len(self.replay)
 
+    def reset(self) -> None:
+        """Forget all steps. The next are stored as images, until `Seer` freezes the buffer again."""
+        super().reset()
+        self.replay, self.embed, self.made_by = Replay(**self.settings), _Later(), None
+        self._last, self._running = None, np.zeros(self.n_envs, bool)
+
     @property
     def frozen(self) -> bool:
         """Tell whether embeddings are stored."""

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
@@ -28,7 +29,7 @@ class SeerExtractor(BaseFeaturesExtractor):
     """
 
     frozen: torch.Tensor  # 1 from the freeze on; saved with the policy, a number like all that is
-    part = 0  # which part of an embedding is this network's, where several lie side by side
+    part: int | None = None  # which part of an embedding is this network's, where several lie side by side; `Seam` sets it
 
     def __init__(self, observation_space: spaces.Space[Any], features_dim: int | None = None) -> None:
         """Make the networks. features_dim: features of each image; None: the library's, 512, or 256 each in dictionaries.
@@ -63,7 +64,11 @@ class SeerExtractor(BaseFeaturesExtractor):
     def _own_part(self, z: torch.Tensor, extractor: Any) -> torch.Tensor:
         """Return this network's part of an embedding [B, n], in which those of several may lie side by side."""
         length: int = extractor.linear[0].in_features
-        return z if z.shape[1] == length else z[:, self.part * length : (self.part + 1) * length]
+        if z.shape[1] == length:
+            return z
+        if self.part is None:
+            raise RuntimeError("the replay buffer is frozen: go on with model.learn(..., callback=seer)")
+        return z[:, self.part * length : (self.part + 1) * length]
 
     @property
     def is_frozen(self) -> bool:
@@ -114,10 +119,14 @@ class Seam:
     def __init__(self, model: Any) -> None:
         """Find the extractors. Raises ValueError where the model has none of ours."""
         for online, target in NETWORKS:
-            if all(isinstance(getattr(model.policy, name, None), nn.Module) for name in {*online, *target}):
+            networks = {name: getattr(model.policy, name, None) for name in (*online, *target)}
+            critic = networks.get("critic")  # that of TQC returns something else
+            if all(isinstance(one, nn.Module) for one in networks.values()) and isinstance(critic, ContinuousCritic | None):
                 break
         else:
             raise ValueError(f"SEER knows the networks of DQN, QR-DQN, SAC and TD3, not those of {type(model).__name__}")
+        if model.policy.normalize_images:  # the library would divide embeddings by 255
+            raise ValueError("the policy divides what it is given by 255: make it with policy_kwargs=seer.policy_kwargs()")
         self.model, self.networks = model, [getattr(model.policy, name) for name in (online[-1], target[-1])]
         pairs: dict[int, tuple[Any, Any]] = {}
         for names in zip(online, target, strict=True):

@@ -95,12 +95,20 @@ class Seer:
         """Return a number that tells these convolutions from others."""
         return checksum(weights for split in self.online for weights in split.weights)
 
+    def _require_encoders(self) -> None:
+        """Raise RuntimeError where the convolutions are not those that made the embeddings in the buffer."""
+        if self._made_by() != self.buffer.seer["checksum"]:
+            raise RuntimeError("other convolutions made the embeddings in this buffer: load the weights saved with it")
+
     def training_fn(self, epoch: int, env_step: int) -> None:
         """Freeze where that is due. It is for `training_fn` of the trainer's parameters, or to be called there.
 
         env_step: the steps of all environments so far.
-        Raises ValueError, with nothing changed, where the convolutions were never trained.
+        Raises ValueError, with nothing changed, where the convolutions were never trained or a network cannot take embeddings;
+        RuntimeError where other weights were loaded after the freeze.
         """
+        if self.frozen:
+            self._require_encoders()
         if self.frozen or env_step < self.freeze_step:
             return
         if not self.checked:
@@ -109,6 +117,7 @@ class Seer:
             raise ValueError(f"a freeze at {env_step} comes before the convolutions were trained: let it come later")
         codecs, buffer = self._codecs(), self.buffer
         steps = self._capacity(sum(_length(codec.dtype, codec.shape) for codec in codecs))
+        self._rehearse()
         for target, source in self.targets:
             target.below.load_state_dict(source.below.state_dict())
         self._fix(codecs, scales := [split.scale or 1.0 for split in self.online])
@@ -123,6 +132,13 @@ class Seer:
                 f"{before['steps_before']:,} to {buffer.maxsize:,} steps",
                 stacklevel=2,
             )
+
+    def _rehearse(self) -> None:
+        """Raise ValueError where a network will not do with embeddings what it does with images."""
+        row = np.concatenate(buffers.oldest_first(self.buffer))[-1:]
+        image = buffers.together(self.buffer._meta.obs, buffers.frames(self.buffer, row))
+        for split in {*self.online, *(target for target, _ in self.targets)}:
+            split.rehearse(image)
 
     def on_step(self, action_batch: Any, rollout_batch: Any) -> None:
         """Let embeddings be stored of a step, once the buffer is frozen: the collector's `on_step_hook`.
@@ -155,8 +171,7 @@ class Seer:
             found = f"arrays of {obs.shape[1:]}" if isinstance(obs, np.ndarray) else type(obs).__name__
             raise ValueError(f"SEER stores observations that are one image [C, H, W] each, not {found}")
         if self.frozen:
-            if self._made_by() != buffer.seer["checksum"]:
-                raise RuntimeError("other convolutions made the embeddings in this buffer: load the weights saved with it")
+            self._require_encoders()
             self.checked = True
             return
         count = obs.shape[1]

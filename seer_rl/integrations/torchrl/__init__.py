@@ -20,9 +20,9 @@ from seer_rl.integrations import require
 require("torchrl", "0.14", "0.15", "torchrl")  # private names of the library are used
 
 from tensordict import TensorDictBase
-from torchrl.data import PrioritizedSampler, RandomSampler, ReplayBuffer
+from torchrl.data import LazyTensorStorage, PrioritizedSampler, RandomSampler, ReplayBuffer, TensorStorage
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
-from torchrl.envs import CatFrames, Transform
+from torchrl.envs import CatFrames, Compose, Transform
 from torchrl.objectives import LossModule
 
 from seer_rl.integrations.torchrl import storage as stored
@@ -72,7 +72,8 @@ class Seer(Transform):  # type: ignore[misc]
         self.keys: list[stored.Key] = [key, ("next", key)]
         self.places: list[Place] = []  # the encoders whose outputs lie side by side in an embedding
         self.codec: Codec | None = None  # from the freeze on
-        self.unchecked: int | None = None  # of a buffer that was loaded: the checksum of the encoders that made its embeddings
+        self.made_by: int | None = None  # the checksum of the encoders that made the embeddings
+        self.checked = False  # whether the encoders were compared with it since they, or the buffer, may have been loaded
         self.report: dict[str, int] = {}  # of the freeze: bytes of a step and steps that fit, before and after
         self._check_buffer()
         self._initial = {place: {k: x.clone() for k, x in self.lower.weights(place).items()} for place in self.lower.places()}
@@ -92,12 +93,21 @@ class Seer(Transform):  # type: ignore[misc]
         if buffer.writer.tracks_generations:
             raise ValueError("SEER moves rows at the freeze: make the writer with track_generations=False")
         stored.refuse(buffer.storage)
-        for transform in buffer.transform:
-            used = {*transform.in_keys, *transform.out_keys, *transform.in_keys_inv, *transform.out_keys_inv}
-            if transform is not self and used & set(self.keys):
+        for transform in _flat(buffer.transform):
+            lists = transform.in_keys, transform.out_keys, transform.in_keys_inv, transform.out_keys_inv
+            used = {key for keys in lists for key in keys or ()}
+            if transform is not self and (used & set(self.keys) if used else self._changes_images(transform)):
                 how = "stack frames in the environment" if isinstance(transform, CatFrames) else "do that in the environment"
                 name = type(transform).__name__
                 raise ValueError(f"{name} in the buffer works on images, which will be embeddings after the freeze: {how}")
+
+    def _changes_images(self, transform: Any) -> bool:
+        """Tell whether a transform that names no keys, such as a function, changes the images of the oldest row."""
+        if self.frozen or not len(self.buffer.storage):
+            return False  # it is asked again at the freeze
+        row: Any = torch.stack([stored.row(self.buffer.storage, 0)])
+        out = transform(row.clone())
+        return any(out.get(key).dtype != row.get(key).dtype or not torch.equal(out.get(key), row.get(key)) for key in self.keys)
 
     @property
     def frozen(self) -> bool:
@@ -106,6 +116,8 @@ class Seer(Transform):  # type: ignore[misc]
 
     def step(self) -> bool:
         """Freeze if that is due; return whether it happened now. Call it between two updates, as often as you like."""
+        if self.frozen:
+            self._check_encoders()  # weights may have been loaded into the loss
         if self.frozen or self.buffer.write_count < self.freeze_step:
             return False
         self.freeze()
@@ -178,6 +190,7 @@ class Seer(Transform):  # type: ignore[misc]
             self._move_priorities(kept, capacity if stored.grows(storage) else sampler._max_capacity)
         codec.written = codec.clipped = 0  # count what comes after the freeze only
         self.codec, self.places, self._initial = codec, places, {}
+        self.made_by, self.checked = self.lower.checksum(places), True
         self.report = {"bytes_before": before, "steps_before": steps, "bytes_after": after, "steps_after": capacity}
 
     def _move_priorities(self, kept: torch.Tensor, capacity: int) -> None:
@@ -189,25 +202,34 @@ class Seer(Transform):  # type: ignore[misc]
         rows = torch.arange(len(kept), device=priorities.device)
         sampler._sum_tree[rows] = priorities
         sampler._min_tree[rows] = priorities
-        moved = None if where is None else (kept == torch.as_tensor(where).cpu()).nonzero().flatten()
-        if most is not None:
-            sampler._max_priority = most, moved[0] if moved is not None and len(moved) else None
+        if most is None:
+            return
+        moved = (kept == torch.as_tensor(where).cpu()).nonzero().flatten()
+        if len(moved):
+            sampler._max_priority = most, moved[0]
+        elif sampler._max_priority_within_buffer:  # its row was dropped: the library looks for the next
+            sampler._max_priority = None
+        else:
+            sampler._max_priority = most, priorities.argmax()
 
     # ---- what the buffer calls -----------------------------------------------------------------------------------
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Decode the embeddings of a batch: [B, L] float32. Before the freeze, leave it as it is."""
         if self.codec is not None:
-            self._check_encoders()
+            if not self.checked:
+                self._check_encoders()
+            tensordict = tensordict.copy()  # a reader of the whole buffer is handed the storage's own rows
             for key in self.keys:
                 tensordict.set(key, self.codec.decode(tensordict.get(key)))
         return tensordict
 
-    def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
+    def _inv_call(self, tensordict: TensorDictBase | None) -> TensorDictBase | None:
         """Embed the images [..., *shape] of what is written. Before the freeze, leave it as it is."""
-        if self.codec is None:
+        if tensordict is None or self.codec is None:  # None: `MultiStepTransform` waits for more steps
             return tensordict
-        self._check_encoders()
+        if not self.checked:
+            self._check_encoders()
         dims, now, after = len(self.lower.shape), *(tensordict.get(key) for key in self.keys)
         for x in (now, after):
             if tuple(x.shape[-dims:]) != self.lower.shape:
@@ -224,18 +246,17 @@ class Seer(Transform):  # type: ignore[misc]
         return tensordict
 
     def _check_encoders(self) -> None:
-        """Compare the encoders with those of a loaded buffer, once. Raises RuntimeError where they are others."""
-        if self.unchecked is not None and self.lower.checksum(self.places) != self.unchecked:
+        """Raise RuntimeError where the encoders are not those that made the embeddings in the buffer."""
+        self.checked = self.lower.checksum(self.places) == self.made_by
+        if not self.checked:
             raise RuntimeError("other encoders made the embeddings in this buffer: load the weights of the loss saved with it")
-        self.unchecked = None
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a frozen buffer needs beside its rows; the encoders are saved with the loss."""
         if self.codec is None:
             return {}
-        made_by = self.lower.checksum(self.places) if self.unchecked is None else self.unchecked
         state = {"codec": self.codec.get_state(), "places": self.places, "capacity": self.buffer.storage.max_size}
-        return state | {"made_by": made_by}
+        return state | {"made_by": self.made_by}
 
     def set_extra_state(self, state: Any) -> None:
         """Go on from what `get_extra_state` returned. The loss is frozen, whether its weights were loaded before or will be."""
@@ -243,7 +264,8 @@ class Seer(Transform):  # type: ignore[misc]
             if self.frozen:
                 raise RuntimeError("this buffer is frozen, and the saved one is not: load it into a new one")
             return
-        self.codec, self.places, self.unchecked = Codec.from_state(state["codec"]), state["places"], state["made_by"]
+        self.codec, self.places = Codec.from_state(state["codec"]), state["places"]
+        self.made_by, self.checked = state["made_by"], False
         self.buffer.storage.max_size = state["capacity"]
         if isinstance(self.buffer.sampler, PrioritizedSampler) and stored.grows(self.buffer.storage):
             self.buffer.sampler._max_capacity = state["capacity"]
@@ -252,9 +274,20 @@ class Seer(Transform):  # type: ignore[misc]
     def _before_loading(self, data: Any, out: Any = None) -> Any:
         """Make room for as many rows as were saved: the buffer may have been larger than it is made."""
         storage, sampler = self.buffer.storage, self.buffer.sampler
+        if self.frozen and isinstance(data, TensorDictBase) and tuple(data.get(self.keys[0]).shape[1:]) == self.lower.shape:
+            raise RuntimeError("this buffer is frozen, and the saved one is not: load it into a new one")
         if len(data) != storage.max_size:
+            if isinstance(storage, TensorStorage) and not isinstance(storage, LazyTensorStorage):
+                raise ValueError(
+                    f"a TensorStorage has its size for good, and {len(data):,} rows were saved: use LazyTensorStorage"
+                )
             stored.empty(storage, len(data))
             if isinstance(sampler, PrioritizedSampler):
                 sampler._max_capacity = len(data)
                 sampler._init()
         return data
+
+
+def _flat(transforms: Any) -> list[Any]:
+    """List all transforms, those inside a `Compose` in place of it."""
+    return [one for each in transforms for one in (_flat(each) if isinstance(each, Compose) else [each])]
