@@ -53,6 +53,6 @@ def train(game: str, steps: int, freeze: int | None, seed: int, tick: Callable[[
         "batch_size": 32,
         "train_freq": 4,
         "learning_rate": 1e-4,
+        "policy_kwargs": {"net_arch": []},  # which the library takes for its own extractor only
     }
-    settings["policy_kwargs"] = {"net_arch": []}  # the library's own for its own extractor
     return run(DQN, envs.make(game, training=True), steps, freeze, tick, seed=seed, **settings)

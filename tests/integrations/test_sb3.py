@@ -251,7 +251,7 @@ def test_a_loaded_buffer_that_is_frozen_asks_for_its_encoder(tmp_path: Path) -> 
         other.learn(60, callback=seer)
     two = made("dqn", seer := Seer(40), 2)
     two.load_replay_buffer(tmp_path / "replay")
-    with pytest.raises(ValueError, match="filled by 1 environments, and the model has 2"):
+    with pytest.raises(ValueError, match="environments is 1, and the model's is 2"):
         two.learn(60, callback=seer)
 
 

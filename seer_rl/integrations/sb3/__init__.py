@@ -53,8 +53,8 @@ class Seer(BaseCallback):
     def policy_kwargs(self, **others: Any) -> dict[str, Any]:
         """Return the policy's settings that SEER needs, beside `others`.
 
-        The library's default of `net_arch` depends on the extractor's class: without one, DQN and QR-DQN get two hidden layers
-        of 64 here, and TD3 [400, 300]. As they are without SEER, they are with `net_arch=[]` and `net_arch=[256, 256]`.
+        The library's default of `net_arch` depends on the extractor's class. For the networks that it makes without SEER, give
+        `net_arch=[]` to DQN and QR-DQN, and `[256, 256]` to TD3; by itself it makes [64, 64] and [400, 300] here.
         """
         return {**others, "features_extractor_class": SeerExtractor, "normalize_images": False}
 
@@ -75,8 +75,8 @@ class Seer(BaseCallback):
             raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")
         n_step, gamma = (self.buffer.settings[name] for name in ("n_step", "discount"))
         if self.buffer.n_envs != self.model.n_envs:
-            n = self.buffer.n_envs
-            raise ValueError(f"the buffer was filled by {n} environments, and the model has {self.model.n_envs}: give it {n}")
+            n, its = self.buffer.n_envs, self.model.n_envs
+            raise ValueError(f"the buffer's number of environments is {n}, and the model's is {its}: give the model {n}")
         if n_step > 1 and env is not None and env.norm_reward:
             raise ValueError(
                 "the buffer sums rewards before VecNormalize clips them one by one: use n_steps=1, or norm_reward=False"

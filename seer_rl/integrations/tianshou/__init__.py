@@ -109,7 +109,8 @@ class Seer:
         """
         if self.frozen:
             self._require_encoders()
-        if self.frozen or env_step < self.freeze_step:
+            return
+        if env_step < self.freeze_step:
             return
         if not self.checked:
             raise RuntimeError("the collector's on_step_hook is no longer SEER's: let the new one call seer.on_step")

@@ -107,7 +107,8 @@ class Seer(Transform):  # type: ignore[misc]
             return False  # it is asked again at the freeze
         row: Any = torch.stack([stored.row(self.buffer.storage, 0)])
         out = transform(row.clone())
-        return any(out.get(key).dtype != row.get(key).dtype or not torch.equal(out.get(key), row.get(key)) for key in self.keys)
+        pairs = [(row.get(key, None), out.get(key, None)) for key in self.keys]  # a key that is missing is told of later
+        return any(x is not None and (y is None or x.dtype != y.dtype or not torch.equal(x, y)) for x, y in pairs)
 
     @property
     def frozen(self) -> bool:
@@ -118,7 +119,8 @@ class Seer(Transform):  # type: ignore[misc]
         """Freeze if that is due; return whether it happened now. Call it between two updates, as often as you like."""
         if self.frozen:
             self._check_encoders()  # weights may have been loaded into the loss
-        if self.frozen or self.buffer.write_count < self.freeze_step:
+            return False
+        if self.buffer.write_count < self.freeze_step:
             return False
         self.freeze()
         return True
