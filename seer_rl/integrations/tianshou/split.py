@@ -128,7 +128,7 @@ class Split(nn.Sequential):
             network.eval()
             images, results = np.repeat(image, rows, 0), []
             try:
-                with torch.random.fork_rng():
+                with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                     for given in (images, _pixels(rows)):
                         torch.manual_seed(0)  # a network may draw numbers, such as the fractions of IQN
                         self.exact = self.embed(images) if given is not images else None
@@ -136,7 +136,8 @@ class Split(nn.Sequential):
                 pairs = zip(*map(_tensors, results), strict=True)
                 same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
             except Exception as error:  # whatever a user's network raises
-                raise ValueError(f"{type(network).__name__} cannot do without the image itself ({error}): {ALONE}") from error
+                why = str(error).partition("\n")[0]  # PyTorch's own may have several lines
+                raise ValueError(f"{type(network).__name__} cannot do without the image itself ({why}): {ALONE}") from error
             finally:
                 self.exact = None
             if not same:
