@@ -12,6 +12,7 @@ Here an image is embedded once, when it comes in. What lies above the frozen enc
 """
 
 import functools
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -292,8 +293,12 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
         states = {key: codec.get_state() for key, codec in features.codecs.items() if features.dtype in BITS}
         saved |= {f"grid/{key}": torch.stack([state["low"], state["step"]]).numpy() for key, state in states.items()}
         saved |= {f"rows/{name}": x[:size].numpy(force=True) for name, x in self._arrays().items()}
-        np.savez(Path(root) / FILE, position=self.position, made_by=features.made_by, **saved)
-        return Path(root) / FILE
+        path = Path(root) / FILE
+        # An earlier file stays until this one is whole.
+        with tempfile.TemporaryDirectory(prefix=f".{FILE}.", dir=root) as beside:
+            np.savez(Path(beside) / FILE, position=self.position, made_by=features.made_by, **saved)
+            (Path(beside) / FILE).replace(path)
+        return path
 
     @classmethod
     def from_lerobot_dataset(
@@ -316,6 +321,9 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
             return super().from_lerobot_dataset(lerobot_dataset, device, state_keys, capacity, *others)
         features = cls.features
         with np.load(lerobot_dataset) as saved:
+            missing = {"made_by", *(f"rows/state/{key}" for key in features.keys)} - set(saved)
+            if missing:
+                raise ValueError(f"{lerobot_dataset} does not hold this policy's features: it has no {min(missing)}")
             if saved["made_by"] != features.made_by:
                 raise ValueError("another vision encoder made the features in this file: load the policy saved with it")
             for name, now in {"dtype": features.dtype, "views": features.views, "optimize_memory": optimize_memory}.items():

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -464,10 +465,32 @@ def test_a_saved_buffer_gives_the_same_transitions(optimize: bool, trunk: str, s
     (other := policy(trunk)).encoder_actor.image_encoder.requires_grad_(False).apply(_moved)
     with pytest.raises(ValueError, match="another vision encoder made the features"):
         feature_buffer(other, "uint4", 1).from_lerobot_dataset(path, "cpu", KEYS, 44, optimize_memory=optimize)
+    np.savez(tmp_path / "other.npz", frames=np.zeros(3))
+    with pytest.raises(ValueError, match=r"other\.npz does not hold this policy's features: it has no made_by"):
+        kinds[1].from_lerobot_dataset(tmp_path / "other.npz", "cpu", KEYS, 44, optimize_memory=optimize)
     third = feature_buffer(policy(trunk), "uint4", 1)
     filled(made(third), [*steps[9:], *steps[9:]]).settle()
     with pytest.raises(ValueError, match="load the saved ones before"):
         third.from_lerobot_dataset(path, "cpu", KEYS, 44, optimize_memory=optimize)
+
+
+def test_a_failed_save_leaves_the_earlier_one(
+    trunk: str, steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full halfway costs nothing that was saved before, and leaves nothing behind."""
+    buffer = filled(made(feature_buffer(policy(trunk), "uint4", 1), 33), steps)
+    path = buffer.to_lerobot_dataset("name", root=tmp_path)
+    before, its = path.read_bytes(), np.savez
+
+    def full(file: Path, **arrays: Any) -> None:
+        its(file, **dict(list(arrays.items())[:2]))
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="no space"):
+        buffer.to_lerobot_dataset("name", root=tmp_path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_policy_is_copied_saved_and_loaded_before_and_after(trunk: str, steps: Steps, tmp_path: Path) -> None:
