@@ -89,6 +89,11 @@ def mean(scores: Sequence[float]) -> Estimate:
     return Estimate(*(float(number[0]) for number in curve(np.array(scores, float)[:, None, None])))
 
 
+def interquartile(scores: Array) -> Estimate:
+    """Estimate the interquartile mean of scores [runs, tasks]."""
+    return Estimate(*(float(number[0]) for number in curve(scores[..., None], iqm)))
+
+
 def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Array, Array, Array]:
     """Return function(*scores) [n], and both ends of the interval of each of its numbers: [n] each.
 

@@ -47,13 +47,35 @@ def test_table1(runs: Path) -> None:
     assert alien[2] == "- (1, to 30T)"
     assert alien[4].startswith("460.0 ± 8.2 [450, 470] (3)")
     assert alien[6] == "-"
-    assert alien[8] == "77.0 ± 0.0 (1)"
+    assert alien[8] == "77.0 (1)"
     assert {row[0] for row in table.rows} == {*published.SCORES, "RoadRunner"}
     assert all(row[2::2] == ["-"] * 4 for row in table.rows if row[0] != "Alien")
     earlier = tables.table1(results.find([runs], print), flops=30e12)
     (alien,) = [row for row in earlier.rows if row[0] == "Alien"]
-    assert alien[2] == "9.0 ± 0.0 (1)"
+    assert alien[2] == "9.0 (1)"
+    (over,) = [note for note in earlier.notes if "that both have" in note]  # in little memory one arm has no run
+    assert over.startswith("At 30T, over the 1 game that both have, 1 seed each: Rainbow has")
     assert any("steps 100000 (500000)" in note for note in earlier.notes)
+
+
+def test_arms_are_compared_over_what_both_have() -> None:
+    """By the definitions: a quarter of the scores is left out at either end, and every run meets every other of its game."""
+    human = {"Alien": (227.8, 7127.7), "Qbert": (163.9, 13455.0)}
+    never = {"Alien": {1: 500.0, 2: 900.0, 3: 7000.0}, "Qbert": {1: 2000.0, 2: 9000.0}, "Krull": {1: 1.0}}
+    seer = {"Alien": {1: 700.0, 2: 900.0}, "Qbert": {1: 8000.0, 2: 4000.0}, "Krull": {}}
+    means = []
+    for arm in (never, seer):
+        low_to_high = sorted((arm[game][seed] - low) / (high - low) for game, (low, high) in human.items() for seed in (1, 2))
+        means.append(sum(low_to_high[1:3]) / 2)
+    pairs = [(seer[game][i], never[game][j]) for game in human for i in (1, 2) for j in (1, 2)]
+    won = sum(a > b for a, b in pairs) + sum(a == b for a, b in pairs) / 2
+    said = tables.compared(("A", "B"), never, seer)
+    assert said
+    assert said.startswith("over the 2 games that both have, 2 seeds each: ")
+    assert f"A has an interquartile mean of human-normalised scores of {means[0]:.3f} [" in said
+    assert f", B of {means[1]:.3f} [" in said
+    assert f"a run of B scores more with a probability of {won / len(pairs):.2f} [" in said
+    assert tables.compared(("A", "B"), {"Krull": {1: 1.0}}, {"Krull": {2: 1.0}}) is None
 
 
 def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:

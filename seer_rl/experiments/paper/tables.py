@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from seer_rl.agents.curl import CURL, CURLConfig
@@ -44,7 +45,8 @@ def _escaped(text: str) -> str:
 def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int = published.STEPS) -> Table:
     """Scores on Atari at `flops` operations, and in little memory at `steps`: mean and standard deviation, published and ours.
 
-    Between evaluations scores are interpolated linearly, over the cumulative count of operations.
+    Between evaluations scores are interpolated linearly, over the cumulative count of operations. Notes compare two arms over
+    all games that both have.
     """
     columns: list[tuple[str, str, Axis, float]] = [("figure3", arm, "flops", flops) for arm, _ in FIGURES["figure3"].arms]
     columns += [("figure4", arm, "steps", float(steps)) for arm, _ in FIGURES["figure4"].arms]
@@ -54,12 +56,14 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
         heading += [f"{name}: paper, {_place(axis, theirs)}", f"{name}: ours, {_place(axis, at)}"]
     table = Table("Table 1: scores on Atari games", heading)
     departing: set[str] = set()
+    by_seed: list[dict[str, dict[int, float]]] = [{} for _ in columns]  # of a column, by game
     for game in (*published.SCORES, "RoadRunner"):
         row = [game]
         for i, (figure, arm, axis, at) in enumerate(columns):
             score = published.SCORES[game][i] if game in published.SCORES else None
             runs = members(FIGURES[figure], f"atari/{game}", arm, found)
             ours = scores_at(runs, axis, at)
+            by_seed[i][game] = {run.config.seed: y for run in runs if (y := run.score_at(axis, at)) is not None}
             later = f"{published.LATER[game, i]:,.0f}" if (game, i) in published.LATER else MISSING
             row += [f"{score.mean:,.1f} ± {score.std:,.1f}" if score else later, cell(ours, runs, axis)]
             if ours:
@@ -68,9 +72,41 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
     table.notes.append(
         "Mean ± standard deviation over runs, five in the paper; ours with the mean's 95% bootstrap interval and their number."
     )
+    for i in range(0, len(columns), 2):
+        (_, one, axis, at), (_, other, _, _) = columns[i : i + 2]
+        said = compared((one, other), by_seed[i], by_seed[i + 1])
+        if said:
+            table.notes.append(f"{'In little memory, at' if axis == 'steps' else 'At'} {_place(axis, at)}, {said}")
     if departing:
         table.notes.append(f"Where our settings are not the paper's, ours (the paper's): {'; '.join(sorted(departing))}.")
     return table
+
+
+def compared(names: tuple[str, str], one: dict[str, dict[int, float]], other: dict[str, dict[int, float]]) -> str | None:
+    """Say how two arms compare over the games and seeds that both have; None where there are none.
+
+    one, other: scores by game and seed. Human-normalised, each arm's have an interquartile mean; and with some probability a
+    run of the other arm scores more on the same game than one of the first, where a tie counts as half.
+    """
+    seeds = {game: sorted(scores.keys() & other[game].keys()) for game, scores in one.items()}
+    games = [game for game, both in seeds.items() if both]
+    if not games:
+        return None
+    n = min(len(seeds[game]) for game in games)
+    first, second = (
+        np.array([[stats.normalised(f"atari/{game}", arm[game][seeds[game][i]]) for game in games] for i in range(n)])
+        for arm in (one, other)
+    )
+
+    def words(estimate: stats.Estimate, digits: int) -> str:
+        return estimate.words(digits) if n > 1 else f"{estimate.point:.{digits}f}"  # one seed has no interval
+
+    return (
+        f"over the {len(games)} game{'s' if len(games) > 1 else ''} that both have, {n} seed{'s' if n > 1 else ''} each: "
+        f"{names[0]} has an interquartile mean of human-normalised scores of {words(stats.interquartile(first), 3)}, "
+        f"{names[1]} of {words(stats.interquartile(second), 3)}; "
+        f"a run of {names[1]} scores more with a probability of {words(stats.improvement(second, first), 2)}."
+    )
 
 
 def _place(axis: Axis, at: float) -> str:
@@ -80,10 +116,10 @@ def _place(axis: Axis, at: float) -> str:
 def cell(values: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
     """Our number; where no run has come that far, how far the farthest came."""
     if values:
-        text = scores(list(values))
+        text = f"{values[0]:,.1f}"
         if len(values) > 1:
             mean = stats.mean(values)
-            text += f" [{mean.low:,.0f}, {mean.high:,.0f}]"
+            text = f"{scores(list(values))} [{mean.low:,.0f}, {mean.high:,.0f}]"
         return f"{text} ({len(values)})"
     ends = [run.at(axis, run.steps[-1]) for run in runs if len(run.steps)]
     if not ends:
