@@ -90,6 +90,7 @@ SLOW = (
     "experiments/test_sweep.py::test_other_settings_are_refused",
     "experiments/test_sweep.py::test_stopped_in_the_middle",
     "experiments/test_sweep.py::test_two_sweeps_share_their_runs",
+    "experiments/test_unit.py::test_arms_share_their_beginning",
     "integrations/test_sb3.py::test_a_run_freezes_is_saved_and_goes_on",
     "integrations/test_sb3.py::test_a_shared_extractor",
     "integrations/test_sb3.py::test_an_automatic_freeze_measures_and_comes_at_the_latest",

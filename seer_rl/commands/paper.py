@@ -121,7 +121,6 @@ def show(table: "Table") -> None:
     from rich.table import Table as RichTable
 
     from seer_rl.commands.console import Screen
-    from seer_rl.experiments.paper.tables import MISSING
 
     console = Screen(width=None if sys.stdout.isatty() else 200)
     rich = RichTable(title=table.title, title_justify="left")
@@ -130,7 +129,5 @@ def show(table: "Table") -> None:
     for row in table.rows:
         rich.add_row(*row)
     console.print(rich)
-    if any(MISSING in cell for row in table.rows for cell in row):
-        console.print(f"{MISSING}: no run has come that far")
     for note in table.notes:
         console.say(note)

@@ -97,8 +97,12 @@ def interquartile(scores: Array) -> Estimate:
 def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Array, Array, Array]:
     """Return function(*scores) [n], and both ends of the interval of each of its numbers: [n] each.
 
-    Several arrays of scores are resampled independently. Raises ImportError without the extra [report].
+    Several arrays of scores are resampled independently. Where each has one run there is nothing to resample, and both ends are
+    the number itself. Raises ImportError without the extra [report].
     """
+    if all(len(one) == 1 for one in scores):
+        found = np.asarray(function(*scores), float)
+        return found, found, found
     try:
         from rliable import library
     except ImportError as error:

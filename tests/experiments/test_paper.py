@@ -1,5 +1,6 @@
 """The paper's tables and figures: published digits, known scores, sweeps that fill them, and what is refused."""
 
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -58,24 +59,46 @@ def test_table1(runs: Path) -> None:
     assert any("steps 100000 (500000)" in note for note in earlier.notes)
 
 
-def test_arms_are_compared_over_what_both_have() -> None:
-    """By the definitions: a quarter of the scores is left out at either end, and every run meets every other of its game."""
-    human = {"Alien": (227.8, 7127.7), "Qbert": (163.9, 13455.0)}
-    never = {"Alien": {1: 500.0, 2: 900.0, 3: 7000.0}, "Qbert": {1: 2000.0, 2: 9000.0}, "Krull": {1: 1.0}}
-    seer = {"Alien": {1: 700.0, 2: 900.0}, "Qbert": {1: 8000.0, 2: 4000.0}, "Krull": {}}
-    means = []
-    for arm in (never, seer):
-        low_to_high = sorted((arm[game][seed] - low) / (high - low) for game, (low, high) in human.items() for seed in (1, 2))
-        means.append(sum(low_to_high[1:3]) / 2)
-    pairs = [(seer[game][i], never[game][j]) for game in human for i in (1, 2) for j in (1, 2)]
+def test_arms_are_compared_by_the_definitions() -> None:
+    """A quarter of the scores is left out at either end, and every run meets every other run of its game."""
+    never, seer = [[0.1, 0.7, 9.0], [0.3, 0.5]], [[0.2, 0.7], [0.4, 0.35]]  # of two games; one has a run more
+    means = [sum(sorted(x for game in arm for x in game[:2])[1:3]) / 2 for arm in (never, seer)]
+    pairs = [(a, b) for game in (0, 1) for a in seer[game] for b in never[game][:2]]
     won = sum(a > b for a, b in pairs) + sum(a == b for a, b in pairs) / 2
     said = tables.compared(("A", "B"), never, seer)
-    assert said
     assert said.startswith("over the 2 games that both have, 2 seeds each: ")
     assert f"A has an interquartile mean of human-normalised scores of {means[0]:.3f} [" in said
     assert f", B of {means[1]:.3f} [" in said
     assert f"a run of B scores more with a probability of {won / len(pairs):.2f} [" in said
-    assert tables.compared(("A", "B"), {"Krull": {1: 1.0}}, {"Krull": {2: 1.0}}) is None
+
+
+def test_what_is_compared(runs: Path) -> None:
+    """The paper's games only, each seed once, and only seeds that both arms have; scores on the scale of humans."""
+    for game in ("alien", "road_runner"):
+        for i, arm in enumerate(("never", "seer")):
+            for seed in (1, 2, 7 + i):
+                flops = [(step, flops_at(step)) for step in range(10_000, 500_001, 10_000)]
+                losses = [(step, 0.5 + (step > 50_000) * (i + 1)) for step, _ in flops]
+                curve = [(step, 1000.0 * (i + 1) + 10 * seed) for step, _ in flops]
+                metrics = {"eval/return": curve, "compute/flops": flops, "losses/loss": losses}
+                config = replace(of("figure3", i, f"atari/{game}"), seed=seed)
+                made(runs / f"{game}-{arm}-{seed}", config, metrics | ({"seer/freeze_step": [(50_000, 5e4)]} if i else {}))
+    shutil.copytree(runs / "alien-seer-1", runs / "copy")
+    for directory in runs.glob("seer-*"):
+        shutil.rmtree(directory)
+    table = tables.table1(results.find([runs], print))
+    (alien,) = [row for row in table.rows if row[0] == "Alien"]
+    assert alien[2].startswith("1,033.3 ±")
+    assert alien[4].endswith("(3)"), "the copy is no fourth run"
+    (said,) = [note for note in table.notes if "that both have" in note]
+    normalised = [(1000.0 * i + 15 - 227.8) / (7127.7 - 227.8) for i in (1, 2)]
+    assert said.startswith(
+        "At 45T, over the 1 game that both have, 2 seeds each: Rainbow has a mean of human-normalised scores of "
+    )
+    assert f"scores of {normalised[0]:.3f} [" in said
+    assert f"Rainbow+SEER of {normalised[1]:.3f} [" in said
+    assert "with a probability of 1.00 [1.00, 1.00]" in said
+    assert any(note.startswith("Both arms of a seed are one training up to the freeze") for note in table.notes)
 
 
 def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:
@@ -95,14 +118,17 @@ def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:
         earlier = {"seer/freeze_step": [(at, float(at))], "eval/return": [(500_000, 3.0)]}
         made(tmp_path / str(at), replace(seer, seer=replace(seer.seer, freeze_step=at)), earlier)
 
+    made(tmp_path / "begun", replace(seer, seed=9), {})
+
     def names(*left_out: str) -> list[list[str]]:
         found = [run for run in results.find([tmp_path], print) if run.run_dir.name not in left_out]
         arms = FIGURES["figure4"].arms
         members = [experiments.members(FIGURES["figure4"], "atari/alien", arm, found) for arm, _ in arms]
         return [[run.run_dir.name for run in runs] for runs in members]
 
-    assert names() == [["never", "hoped"], ["seer"]]
-    assert names("seer", "60000") == [["never", "hoped"], ["50000"]]  # with a note that its step is not the paper's
+    assert names() == [["never", "hoped"], ["seer", "begun"]]
+    # With a note that its step is not the paper's: one that only plans the paper's step has no say.
+    assert names("seer", "60000") == [["never", "hoped"], ["50000"]]
 
 
 def test_marks_at_the_end_of_an_empty_panel_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +140,24 @@ def test_marks_at_the_end_of_an_empty_panel_are_whole(tmp_path: Path, monkeypatc
         ends = [line.get_xdata()[-1] for line in axis.get_lines() if len(line.get_xdata())]
         assert max(ends) == published.STEPS
         assert axis.get_xlim() == (0, pytest.approx(1.05 * published.STEPS))
+
+
+def test_a_figure_shows_means_over_operations(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alien's panel: three seeds of which the middle one is the mean, and both published scores, side by side."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("seer_rl.experiments.curves.write", lambda figure, output: drawn.append(figure))
+    figures.draw("figure3", results.find([runs], print), tmp_path / "figure3.png")
+    axis = drawn[0].axes[0]
+    assert axis.get_title() == "atari/alien"
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    steps = range(10_000, 500_001, 10_000)
+    assert list(lines["Rainbow+SEER"].get_xdata()) == pytest.approx([flops_at(step) for step in steps])
+    assert list(lines["Rainbow+SEER"].get_ydata()) == pytest.approx([10 + 1e-11 * flops_at(step) for step in steps])
+    assert list(lines["Rainbow"].get_ydata()) == [1.0, 9.0]
+    marks = {one.get_label(): one.lines[0] for one in axis.containers}
+    for i, arm in enumerate(("Rainbow", "Rainbow+SEER")):
+        assert list(marks[f"paper, {arm}"].get_ydata()) == [published.SCORES["Alien"][i].mean]
+        assert float(marks[f"paper, {arm}"].get_xdata()[0]) == pytest.approx(published.BUDGET, rel=0.03)
 
 
 def test_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

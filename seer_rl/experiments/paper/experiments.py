@@ -118,14 +118,17 @@ def kind(run: Result) -> tuple[Any, ...]:
 def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result]) -> list[Result]:
     """List the runs that belong to an arm in `env`, by seed.
 
-    All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were.
+    All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were. A run that was
+    not frozen yet says what it plans. Of a seed there is one run, the one that came farthest: a copy is no second measurement.
     """
     wanted = Result(Path(), config(experiment, env, arm), {})
     same_env = [result for result in found if envs.plain(result.config.env) == envs.plain(env)]
-    fitting = sorted((run for run in same_env if kind(run) == kind(wanted)), key=lambda run: run.config.seed)
-    frozen = Counter(run.frozen for run in fitting)
+    fitting = [run for run in same_env if kind(run) == kind(wanted)]
+    frozen = Counter(run.frozen for run in fitting if run.frozen == NEVER or run.freeze_step is not None)
+    frozen = frozen or Counter(run.frozen for run in fitting)
     chosen = wanted.frozen if wanted.frozen in frozen else max(frozen, key=frozen.__getitem__, default="")
-    return [run for run in fitting if run.frozen == chosen]
+    alike = sorted((run for run in fitting if run.frozen == chosen), key=lambda run: run.step)
+    return sorted({run.config.seed: run for run in alike}.values(), key=lambda run: run.config.seed)
 
 
 # Settings that change how a run goes, not what it is.
@@ -155,6 +158,14 @@ def departures(experiment: Experiment, env: str, arm: str, runs: Iterable[Result
             visible(f"{name} {ours.get(name)} ({papers.get(name)})") for name in ours.keys() | papers.keys() if name not in HOW
         }
     return said
+
+
+def told(departing: dict[str, list[str]]) -> list[str]:
+    """Say which settings are not the paper's, and where: in a sentence, or where there are none, in no sentence."""
+    if not departing:
+        return []
+    where = (f"{setting} of {', '.join(places)}" for setting, places in sorted(departing.items()))
+    return [f"Where our settings are not the paper's, ours (the paper's): {'; '.join(where)}."]
 
 
 def plan(experiment: Experiment) -> str:

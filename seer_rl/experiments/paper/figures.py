@@ -9,7 +9,7 @@ import numpy as np
 from seer_rl import envs
 from seer_rl.experiments import curves, inspect, results, stats
 from seer_rl.experiments.paper import published
-from seer_rl.experiments.paper.experiments import FIGURES, departures, members
+from seer_rl.experiments.paper.experiments import FIGURES, departures, members, told
 from seer_rl.experiments.results import Axis, Result
 from seer_rl.training import checkpoint
 
@@ -31,7 +31,7 @@ def draw(name: str, found: Sequence[Result], output: Path, progress: inspect.Pro
         return draw_inside(name, found, output, progress)
     columns = min(4, len(experiment.envs))
     rows = -(-len(experiment.envs) // columns)
-    departing: set[str] = set()
+    departing: dict[str, list[str]] = {}
     with curves.canvas(3.2 * columns + 1, 2.6 * rows + 0.8) as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(experiment.envs) :]:
@@ -44,7 +44,8 @@ def draw(name: str, found: Sequence[Result], output: Path, progress: inspect.Pro
                 counts.append(f"{arm}: {len(runs)}")
                 if runs:
                     _line(axis, runs, experiment.axis, arm, COLOURS[i])
-                    departing |= departures(experiment, env, arm, runs)
+                    for setting in departures(experiment, env, arm, runs):
+                        departing.setdefault(setting, []).append(f"{arm} in {env}")
                 _published(axis, name, env, i)
             if all(count.endswith(": 0") for count in counts):
                 axis.text(0.5, 0.5, "no runs", ha="center", va="center", color="0.5", transform=axis.transAxes)
@@ -56,21 +57,18 @@ def draw(name: str, found: Sequence[Result], output: Path, progress: inspect.Pro
             figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(f"{name}: {experiment.title}")
         curves.write(figure, output)
-    notes = ["Lines are means over seeds, shades 95% bootstrap intervals of the mean, dotted lines the freeze."]
-    if departing:
-        notes.append(f"Where our settings are not the paper's, ours (the paper's): {'; '.join(sorted(departing))}.")
-    return notes
+    notes = [
+        "Lines are means over seeds where all runs of an arm were evaluated, shades 95% bootstrap intervals of the mean (of "
+        "two runs, their range), dotted lines the freeze."
+    ]
+    return [*notes, *told(departing)]
 
 
 def draw_inside(name: str, found: Sequence[Result], output: Path, progress: inspect.Progress) -> list[str]:
     """Figures 7b and 7c, of the first run with snapshots in each environment. Raises ValueError where there is none."""
     experiment = FIGURES[name]
-    runs: list[Result] = []
-    for env in experiment.envs:
-        for run in members(experiment, env, experiment.arms[0][0], found):
-            if any((run.run_dir / checkpoint.ANALYSIS).glob("*.safetensors")):
-                runs.append(run)
-                break
+    inside = [run for run in found if any((run.run_dir / checkpoint.ANALYSIS).glob("*.safetensors"))]
+    runs = [run for env in experiment.envs for run in members(experiment, env, experiment.arms[0][0], inside)[:1]]
     if not runs:
         raise ValueError(f"{name} needs runs with snapshots: seer paper plan {name} says which")
     if name == "figure7b":

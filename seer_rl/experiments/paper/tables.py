@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from seer_rl.agents.networks import output_shape
 from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.experiments import stats
 from seer_rl.experiments.paper import published
-from seer_rl.experiments.paper.experiments import FIGURES, departures, members
-from seer_rl.experiments.results import Axis, Result, scores_at
+from seer_rl.experiments.paper.experiments import FIGURES, departures, members, told
+from seer_rl.experiments.results import Axis, Result, scores_at, together
 from seer_rl.text import scores, visible
 
 MISSING = "-"
@@ -52,65 +53,79 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
     columns += [("figure4", arm, "steps", float(steps)) for arm, _ in FIGURES["figure4"].arms]
     heading = ["game"]
     for _, arm, axis, at in columns:
-        name, theirs = (arm, published.BUDGET) if axis == "flops" else (f"{arm}, little memory", float(published.STEPS))
-        heading += [f"{name}: paper, {_place(axis, theirs)}", f"{name}: ours, {_place(axis, at)}"]
+        name, budget = (arm, published.BUDGET) if axis == "flops" else (f"{arm}, little memory", float(published.STEPS))
+        heading += [f"{name}: paper, {_place(axis, budget)}", f"{name}: ours, {_place(axis, at)}"]
     table = Table("Table 1: scores on Atari games", heading)
-    departing: set[str] = set()
-    by_seed: list[dict[str, dict[int, float]]] = [{} for _ in columns]  # of a column, by game
+    departing: dict[str, list[str]] = {}
+    reached: list[dict[str, list[Result]]] = [{} for _ in columns]  # the runs that have come so far, by game
     for game in (*published.SCORES, "RoadRunner"):
         row = [game]
         for i, (figure, arm, axis, at) in enumerate(columns):
             score = published.SCORES[game][i] if game in published.SCORES else None
-            runs = members(FIGURES[figure], f"atari/{game}", arm, found)
-            ours = scores_at(runs, axis, at)
-            by_seed[i][game] = {run.config.seed: y for run in runs if (y := run.score_at(axis, at)) is not None}
             later = f"{published.LATER[game, i]:,.0f}" if (game, i) in published.LATER else MISSING
-            row += [f"{score.mean:,.1f} ± {score.std:,.1f}" if score else later, cell(ours, runs, axis)]
-            if ours:
-                departing |= departures(FIGURES[figure], f"atari/{game}", arm, runs)
+            runs = members(FIGURES[figure], f"atari/{game}", arm, found)
+            reached[i][game] = [run for run in runs if run.score_at(axis, at) is not None]
+            theirs = f"{score.mean:,.1f} ± {score.std:,.1f}" if score else later
+            row += [theirs, cell(scores_at(runs, axis, at), runs, axis)]
+            for setting in departures(FIGURES[figure], f"atari/{game}", arm, reached[i][game]):
+                departing.setdefault(setting, []).append(f"{arm} in {game}")
         table.rows.append(row)
-    table.notes.append(
-        "Mean ± standard deviation over runs, five in the paper; ours with the mean's 95% bootstrap interval and their number."
-    )
+    table.notes += [
+        f"{MISSING}: not published, or, of ours, no run has come that far.",
+        "Mean ± standard deviation over runs, five in the paper; ours with the mean's 95% bootstrap interval (of two runs, "
+        "their range) and their number.",
+    ]
     for i in range(0, len(columns), 2):
         (_, one, axis, at), (_, other, _, _) = columns[i : i + 2]
-        said = compared((one, other), by_seed[i], by_seed[i + 1])
-        if said:
-            table.notes.append(f"{'In little memory, at' if axis == 'steps' else 'At'} {_place(axis, at)}, {said}")
-    if departing:
-        table.notes.append(f"Where our settings are not the paper's, ours (the paper's): {'; '.join(sorted(departing))}.")
+        table.notes += _comparison({one: reached[i], other: reached[i + 1]}, axis, at)
+    table.notes += told(departing)
     return table
 
 
-def compared(names: tuple[str, str], one: dict[str, dict[int, float]], other: dict[str, dict[int, float]]) -> str | None:
-    """Say how two arms compare over the games and seeds that both have; None where there are none.
+def _comparison(arms: dict[str, dict[str, list[Result]]], axis: Axis, at: float) -> list[str]:
+    """Compare two arms at `at` of `axis`, over the paper's games and the seeds that both have: in sentences, or in none.
 
-    one, other: scores by game and seed. Human-normalised, each arm's have an interquartile mean; and with some probability a
-    run of the other arm scores more on the same game than one of the first, where a tie counts as half.
+    arms: runs by name of the arm and by game.
     """
-    seeds = {game: sorted(scores.keys() & other[game].keys()) for game, scores in one.items()}
-    games = [game for game, both in seeds.items() if both]
+    one, other = arms.values()
+    pairs = [[(a, b) for a in one[game] for b in other[game] if a.config.seed == b.config.seed] for game in published.SCORES]
+    games = [both for both in pairs if both]
     if not games:
-        return None
-    n = min(len(seeds[game]) for game in games)
-    first, second = (
-        np.array([[stats.normalised(f"atari/{game}", arm[game][seeds[game][i]]) for game in games] for i in range(n)])
-        for arm in (one, other)
-    )
+        return []
+
+    def normalised(run: Result) -> float:
+        return cast(float, stats.normalised(run.config.env, cast(float, run.score_at(axis, at))))
+
+    said = compared(tuple(arms), *([[normalised(pair[k]) for pair in both] for both in games] for k in (0, 1)))
+    notes = [f"{'In little memory, at' if axis == 'steps' else 'At'} {_place(axis, at)}, {said}"]
+    if any(together(a, b) for both in games for a, b in both):
+        notes.append("Both arms of a seed are one training up to the freeze, and are compared as if they were not.")
+    return notes
+
+
+def compared(names: Sequence[str], one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> str:
+    """Say how two arms compare over several games: by normalised scores of each game's runs, as many of each arm.
+
+    Each arm's scores have an interquartile mean; and with some probability a run of the other arm scores more on the same game
+    than one of the first, where a tie counts as half. Where games differ in their number of runs, as many count as all have.
+    """
+    n = min(map(len, one))
+    first, second = (np.array([runs[:n] for runs in arm]).T for arm in (one, other))  # [n, games]
+    mean = "interquartile mean" if first.size > 3 else "mean"  # of three, none is left out
 
     def words(estimate: stats.Estimate, digits: int) -> str:
-        return estimate.words(digits) if n > 1 else f"{estimate.point:.{digits}f}"  # one seed has no interval
+        return estimate.words(digits) if n > 1 else f"{estimate.point:.{digits}f}"  # one run has no interval
 
     return (
-        f"over the {len(games)} game{'s' if len(games) > 1 else ''} that both have, {n} seed{'s' if n > 1 else ''} each: "
-        f"{names[0]} has an interquartile mean of human-normalised scores of {words(stats.interquartile(first), 3)}, "
-        f"{names[1]} of {words(stats.interquartile(second), 3)}; "
+        f"over the {len(one)} game{'s' if len(one) > 1 else ''} that both have, {n} seed{'s' if n > 1 else ''} each: "
+        f"{names[0]} has {'an' if first.size > 3 else 'a'} {mean} of human-normalised scores of "
+        f"{words(stats.interquartile(first), 3)}, {names[1]} of {words(stats.interquartile(second), 3)}; "
         f"a run of {names[1]} scores more with a probability of {words(stats.improvement(second, first), 2)}."
     )
 
 
 def _place(axis: Axis, at: float) -> str:
-    return f"{at / 1e12:.3g}T" if axis == "flops" else f"{at:,.0f} steps"
+    return f"{at / 1e12:.5g}T" if axis == "flops" else f"{at:,.0f} steps"
 
 
 def cell(values: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
