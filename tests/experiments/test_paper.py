@@ -119,6 +119,9 @@ def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:
         made(tmp_path / str(at), replace(seer, seer=replace(seer.seer, freeze_step=at)), earlier)
 
     made(tmp_path / "begun", replace(seer, seed=9), {})
+    for i in (11, 12, 13):  # more than have the paper's settings
+        larger = replace(never, seed=i, replay=replace(never.replay, memory=2 * 10_000 * 84 * 84))
+        made(tmp_path / f"larger-{i}", larger, unfrozen)
 
     def names(*left_out: str) -> list[list[str]]:
         found = [run for run in results.find([tmp_path], print) if run.run_dir.name not in left_out]
@@ -129,6 +132,7 @@ def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:
     assert names() == [["never", "hoped"], ["seer", "begun"]]
     # With a note that its step is not the paper's: one that only plans the paper's step has no say.
     assert names("seer", "60000") == [["never", "hoped"], ["50000"]]
+    assert names("never", "hoped")[0] == ["larger-11", "larger-12", "larger-13"]
 
 
 def test_marks_at_the_end_of_an_empty_panel_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

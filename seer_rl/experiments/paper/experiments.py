@@ -119,7 +119,8 @@ def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result])
     """List the runs that belong to an arm in `env`, by seed.
 
     All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were. A run that was
-    not frozen yet says what it plans. Of a seed there is one run, the one that came farthest: a copy is no second measurement.
+    not frozen yet says what it plans. All have the same settings otherwise, again the paper's or those that most have; only
+    their lengths may differ. Of a seed there is one run, the one that came farthest: a copy is no second measurement.
     """
     wanted = Result(Path(), config(experiment, env, arm), {})
     same_env = [result for result in found if envs.plain(result.config.env) == envs.plain(env)]
@@ -127,7 +128,10 @@ def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result])
     frozen = Counter(run.frozen for run in fitting if run.frozen == NEVER or run.freeze_step is not None)
     frozen = frozen or Counter(run.frozen for run in fitting)
     chosen = wanted.frozen if wanted.frozen in frozen else max(frozen, key=frozen.__getitem__, default="")
-    alike = sorted((run for run in fitting if run.frozen == chosen), key=lambda run: run.step)
+    others = [(run, _otherwise(run, wanted)) for run in fitting if run.frozen == chosen]
+    counts = Counter(other for _, other in others)
+    most = frozenset[str]() if frozenset() in counts else max(counts, key=counts.__getitem__, default=frozenset())
+    alike = sorted((run for run, other in others if other == most), key=lambda run: run.step)
     return sorted({run.config.seed: run for run in alike}.values(), key=lambda run: run.config.seed)
 
 
@@ -148,16 +152,23 @@ HOW = {
 }
 
 
+def _differing(run: Result, wanted: Result) -> dict[str, str]:
+    """Return the settings that are not as wanted, by name, as "name value (value)"."""
+    _, (ours, papers) = differing([run, wanted])
+    names = [name for name in ours.keys() | papers.keys() if name not in HOW]
+    return {name: visible(f"{name} {ours.get(name)} ({papers.get(name)})") for name in names}
+
+
+def _otherwise(run: Result, wanted: Result) -> frozenset[str]:
+    """Return what differs but the length and the freeze; of a run that was never frozen, nothing of how it would have been."""
+    passed = ("steps", "seer.") if run.frozen == NEVER else ("steps", "seer.freeze_step", "seer.earliest", "seer.latest")
+    return frozenset(text for name, text in _differing(run, wanted).items() if not name.startswith(passed))
+
+
 def departures(experiment: Experiment, env: str, arm: str, runs: Iterable[Result]) -> set[str]:
     """Settings of `runs` that are not the paper's, as "name value (value)"."""
     wanted = Result(Path(), config(experiment, env, arm), {})
-    said = set()
-    for run in runs:
-        _, (ours, papers) = differing([run, wanted])
-        said |= {
-            visible(f"{name} {ours.get(name)} ({papers.get(name)})") for name in ours.keys() | papers.keys() if name not in HOW
-        }
-    return said
+    return {text for run in runs for text in _differing(run, wanted).values()}
 
 
 def told(departing: dict[str, list[str]]) -> list[str]:

@@ -74,6 +74,7 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
         f"{MISSING}: not published, or, of ours, no run has come that far.",
         "Mean ± standard deviation over runs, five in the paper; ours with the mean's 95% bootstrap interval (of two runs, "
         "their range) and their number.",
+        "One run of each seed counts; where settings differ, those with the paper's, or else as many as are alike.",
     ]
     for i in range(0, len(columns), 2):
         (_, one, axis, at), (_, other, _, _) = columns[i : i + 2]
