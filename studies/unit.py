@@ -53,6 +53,7 @@ def main(
     except KeyboardInterrupt:
         for process in processes.values():
             process.terminate()
+        for process in processes.values():
             process.wait()
     _tell(processes, failed)
     return max(failed.values(), default=0)
@@ -69,5 +70,7 @@ def _tell(processes: dict[Path, worker.Worker], failed: dict[Path, int]) -> None
 if __name__ == "__main__":
     try:
         sys.exit(tyro.cli(main))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

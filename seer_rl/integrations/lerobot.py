@@ -13,6 +13,7 @@ Here an image is embedded once, when it comes in. What lies above the frozen enc
 
 import functools
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -320,6 +321,8 @@ class FeatureBuffer(ReplayBuffer):  # type: ignore[misc]
         if not isinstance(lerobot_dataset, Path):
             return super().from_lerobot_dataset(lerobot_dataset, device, state_keys, capacity, *others)
         features = cls.features
+        if not zipfile.is_zipfile(lerobot_dataset):
+            raise ValueError(f"{lerobot_dataset} is no file of saved features, or it is damaged")
         with np.load(lerobot_dataset) as saved:
             missing = {"made_by", *(f"rows/state/{key}" for key in features.keys)} - set(saved)
             if missing:

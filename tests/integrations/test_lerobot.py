@@ -468,6 +468,9 @@ def test_a_saved_buffer_gives_the_same_transitions(optimize: bool, trunk: str, s
     np.savez(tmp_path / "other.npz", frames=np.zeros(3))
     with pytest.raises(ValueError, match=r"other\.npz does not hold this policy's features: it has no made_by"):
         kinds[1].from_lerobot_dataset(tmp_path / "other.npz", "cpu", KEYS, 44, optimize_memory=optimize)
+    (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.npz is no file of saved features, or it is damaged"):
+        kinds[1].from_lerobot_dataset(tmp_path / "cut.npz", "cpu", KEYS, 44, optimize_memory=optimize)
     third = feature_buffer(policy(trunk), "uint4", 1)
     filled(made(third), [*steps[9:], *steps[9:]]).settle()
     with pytest.raises(ValueError, match="load the saved ones before"):

@@ -118,21 +118,26 @@ def kind(run: Result) -> tuple[Any, ...]:
 def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result]) -> list[Result]:
     """List the runs that belong to an arm in `env`, by seed.
 
-    All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were. A run that was
-    not frozen yet says what it plans. All have the same settings otherwise, again the paper's or those that most have; only
-    their lengths may differ. Of a seed there is one run, the one that came farthest: a copy is no second measurement.
+    All were frozen at the same step: the paper's, or where no run was frozen then, the one at which most were. All have the
+    same settings otherwise, again the paper's or those that most have; only their lengths may differ. Runs without an
+    evaluation, or not frozen yet, have no say in that. Of a seed there is one run, the one that came farthest: a copy is no
+    second measurement.
     """
     wanted = Result(Path(), config(experiment, env, arm), {})
     same_env = [result for result in found if envs.plain(result.config.env) == envs.plain(env)]
-    fitting = [run for run in same_env if kind(run) == kind(wanted)]
-    frozen = Counter(run.frozen for run in fitting if run.frozen == NEVER or run.freeze_step is not None)
-    frozen = frozen or Counter(run.frozen for run in fitting)
-    chosen = wanted.frozen if wanted.frozen in frozen else max(frozen, key=frozen.__getitem__, default="")
-    others = [(run, _otherwise(run, wanted)) for run in fitting if run.frozen == chosen]
-    counts = Counter(other for _, other in others)
-    most = frozenset[str]() if frozenset() in counts else max(counts, key=counts.__getitem__, default=frozenset())
-    alike = sorted((run for run, other in others if other == most), key=lambda run: run.step)
+    fitting = [(run, _otherwise(run, wanted)) for run in same_env if kind(run) == kind(wanted)]
+    known = [one for one in fitting if len(one[0].steps) and (one[0].frozen == NEVER or one[0].freeze_step is not None)]
+    known = known or fitting
+    frozen = _most(((run.frozen, run.config.seed) for run, _ in known), wanted.frozen)
+    most = _most(((other, run.config.seed) for run, other in known if run.frozen == frozen), frozenset[str]())
+    alike = sorted((run for run, other in fitting if (run.frozen, other) == (frozen, most)), key=lambda run: run.step)
     return sorted({run.config.seed: run for run in alike}.values(), key=lambda run: run.config.seed)
+
+
+def _most(values: Iterable[tuple[Any, int]], wanted: Any) -> Any:
+    """Return `wanted` where it is among the values, and else the value that most seeds have. values: with the seed of each."""
+    counts = Counter(value for value, _ in set(values))
+    return wanted if wanted in counts else max(counts, key=counts.__getitem__, default=wanted)
 
 
 # Settings that change how a run goes, not what it is.
@@ -160,13 +165,14 @@ def _differing(run: Result, wanted: Result) -> dict[str, str]:
 
 
 def _otherwise(run: Result, wanted: Result) -> frozenset[str]:
-    """Return what differs but the length and the freeze; of a run that was never frozen, nothing of how it would have been."""
-    passed = ("steps", "seer.") if run.frozen == NEVER else ("steps", "seer.freeze_step", "seer.earliest", "seer.latest")
+    """Return what differs but the length, the freeze, and snapshots; of a run that was never frozen, nothing of its freeze."""
+    freeze = ("seer.",) if run.frozen == NEVER else ("seer.freeze_step", "seer.earliest", "seer.latest")
+    passed = ("steps", "analysis.", "transfer.source", *freeze)  # `kind` looks at the name of what a run began with
     return frozenset(text for name, text in _differing(run, wanted).items() if not name.startswith(passed))
 
 
 def departures(experiment: Experiment, env: str, arm: str, runs: Iterable[Result]) -> set[str]:
-    """Settings of `runs` that are not the paper's, as "name value (value)"."""
+    """Return the settings of `runs` that are not the paper's, as "name value (value)"."""
     wanted = Result(Path(), config(experiment, env, arm), {})
     return {text for run in runs for text in _differing(run, wanted).values()}
 

@@ -59,13 +59,13 @@ def draw(name: str, found: Sequence[Result], output: Path, progress: inspect.Pro
         curves.write(figure, output)
     notes = [
         "Lines are means over seeds where all runs of an arm were evaluated, shades 95% bootstrap intervals of the mean (of "
-        "two runs, their range), dotted lines the freeze."
+        "two or three runs, their range), dotted lines the freeze."
     ]
     return [*notes, *told(departing)]
 
 
 def draw_inside(name: str, found: Sequence[Result], output: Path, progress: inspect.Progress) -> list[str]:
-    """Figures 7b and 7c, of the first run with snapshots in each environment. Raises ValueError where there is none."""
+    """Draw figures 7b and 7c, of the first run with snapshots in each environment. Raises ValueError where there is none."""
     experiment = FIGURES[name]
     inside = [run for run in found if any((run.run_dir / checkpoint.ANALYSIS).glob("*.safetensors"))]
     runs = [run for env in experiment.envs for run in members(experiment, env, experiment.arms[0][0], inside)[:1]]

@@ -15,6 +15,7 @@ from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.experiments import stats
 from seer_rl.experiments.paper import published
 from seer_rl.experiments.paper.experiments import FIGURES, departures, members, told
+from seer_rl.experiments.report import summary
 from seer_rl.experiments.results import Axis, Result, scores_at, together
 from seer_rl.text import scores, visible
 
@@ -44,10 +45,10 @@ def _escaped(text: str) -> str:
 
 
 def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int = published.STEPS) -> Table:
-    """Scores on Atari at `flops` operations, and in little memory at `steps`: mean and standard deviation, published and ours.
+    """Make Table 1: scores on Atari at `flops` operations, and in little memory at `steps`, published and ours.
 
     Between evaluations scores are interpolated linearly, over the cumulative count of operations. Notes compare two arms over
-    all games that both have.
+    the paper's games that both have.
     """
     columns: list[tuple[str, str, Axis, float]] = [("figure3", arm, "flops", flops) for arm, _ in FIGURES["figure3"].arms]
     columns += [("figure4", arm, "steps", float(steps)) for arm, _ in FIGURES["figure4"].arms]
@@ -68,13 +69,14 @@ def table1(found: Sequence[Result], flops: float = published.BUDGET, steps: int 
             theirs = f"{score.mean:,.1f} ± {score.std:,.1f}" if score else later
             row += [theirs, cell(scores_at(runs, axis, at), runs, axis)]
             for setting in departures(FIGURES[figure], f"atari/{game}", arm, reached[i][game]):
-                departing.setdefault(setting, []).append(f"{arm} in {game}")
+                departing.setdefault(setting, []).append(f"{arm}{', little memory,' if axis == 'steps' else ''} in {game}")
         table.rows.append(row)
     table.notes += [
         f"{MISSING}: not published, or, of ours, no run has come that far.",
-        "Mean ± standard deviation over runs, five in the paper; ours with the mean's 95% bootstrap interval (of two runs, "
-        "their range) and their number.",
-        "One run of each seed counts; where settings differ, those with the paper's, or else as many as are alike.",
+        "Mean ± standard deviation over runs, five in the paper; ours with the mean's 95% bootstrap interval (of two or three "
+        "runs, their range) and their number.",
+        "Of each seed one run counts, the one that came farthest; runs with the paper's settings, or where there are none, the "
+        "largest group with equal settings.",
     ]
     for i in range(0, len(columns), 2):
         (_, one, axis, at), (_, other, _, _) = columns[i : i + 2]
@@ -100,7 +102,7 @@ def _comparison(arms: dict[str, dict[str, list[Result]]], axis: Axis, at: float)
     said = compared(tuple(arms), *([[normalised(pair[k]) for pair in both] for both in games] for k in (0, 1)))
     notes = [f"{'In little memory, at' if axis == 'steps' else 'At'} {_place(axis, at)}, {said}"]
     if any(together(a, b) for both in games for a, b in both):
-        notes.append("Both arms of a seed are one training up to the freeze, and are compared as if they were not.")
+        notes.append("Arms that are one training up to the freeze are compared as if they were independent.")
     return notes
 
 
@@ -110,19 +112,17 @@ def compared(names: Sequence[str], one: Sequence[Sequence[float]], other: Sequen
     Each arm's scores have an interquartile mean; and with some probability a run of the other arm scores more on the same game
     than one of the first, where a tie counts as half. Where games differ in their number of runs, as many count as all have.
     """
-    n = min(map(len, one))
+    n, games = min(map(len, one)), len(one)
     first, second = (np.array([runs[:n] for runs in arm]).T for arm in (one, other))  # [n, games]
-    mean = "interquartile mean" if first.size > 3 else "mean"  # of three, none is left out
-
-    def words(estimate: stats.Estimate, digits: int) -> str:
-        return estimate.words(digits) if n > 1 else f"{estimate.point:.{digits}f}"  # one run has no interval
-
-    return (
-        f"over the {len(one)} game{'s' if len(one) > 1 else ''} that both have, {n} seed{'s' if n > 1 else ''} each: "
-        f"{names[0]} has {'an' if first.size > 3 else 'a'} {mean} of human-normalised scores of "
-        f"{words(stats.interquartile(first), 3)}, {names[1]} of {words(stats.interquartile(second), 3)}; "
-        f"a run of {names[1]} scores more with a probability of {words(stats.improvement(second, first), 2)}."
-    )
+    mean = "an interquartile mean" if first.size > 3 else "a mean"  # of three, none is left out
+    iqm, its, better = stats.interquartile(first), stats.interquartile(second), stats.improvement(second, first)
+    said = f"over the {games} game{'s' if games > 1 else ''} that both have, {n} seed{'s' if n > 1 else ''} each: "
+    said += f"{names[0]} has {mean} of human-normalised scores of "
+    if n == 1:  # it has no interval
+        return f"{said}{iqm.point:.3f}, {names[1]} of {its.point:.3f}, and scores more in {better.point * games:g} of {games}."
+    few = " So few seeds may differ by chance." if n < summary.FEW else ""
+    said += f"{iqm.words()}, {names[1]} of {its.words()}; "
+    return f"{said}a run of {names[1]} scores more with a probability of {better.words(2)}.{few}"
 
 
 def _place(axis: Axis, at: float) -> str:
@@ -130,7 +130,7 @@ def _place(axis: Axis, at: float) -> str:
 
 
 def cell(values: Sequence[float], runs: Sequence[Result], axis: Axis) -> str:
-    """Our number; where no run has come that far, how far the farthest came."""
+    """Write our number; where no run has come that far, how far the farthest came."""
     if values:
         text = f"{values[0]:,.1f}"
         if len(values) > 1:
