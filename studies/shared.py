@@ -58,6 +58,11 @@ def branch(trunk: Path, run_dir: Path, config: TrainConfig, step: int) -> bool:
     return True
 
 
+def begun(run_dir: Path) -> bool:
+    """Tell whether a run has begun: one that has ended has no checkpoint any more, and one that branched off no metrics yet."""
+    return (run_dir / METRICS).exists() or checkpoint.newest(run_dir) is not None
+
+
 def main(plans: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("runs")) -> None:
     """Wait for the beginnings, and hand them out.
 
@@ -73,7 +78,7 @@ def main(plans: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("run
     while waiting:
         for run_dir, config in list(waiting.items()):
             trunk = trunks[config.env, config.seed]
-            if (run_dir / METRICS).exists() or checkpoint.newest(run_dir) is not None:
+            if begun(run_dir):
                 del waiting[run_dir]
             elif (step := leaves(trunk, config)) is not None:
                 if branch(trunk, run_dir, config, step):

@@ -15,8 +15,7 @@ import tyro
 from seer_rl.commands.sweep import read_plan
 from seer_rl.experiments import worker
 from seer_rl.experiments.sweep import configs, prepare
-from seer_rl.training import checkpoint
-from studies.shared import TRUNK, branch, leaves
+from studies.shared import TRUNK, begun, branch, leaves
 
 
 def main(
@@ -41,9 +40,8 @@ def main(
     try:
         while len(processes) < len(runs) or any(process.poll() is None for process in processes.values()):
             for run_dir, config in runs.items():
-                begun = checkpoint.newest(run_dir) is not None
                 step = None if run_dir in processes else leaves(trunk, config)
-                if step is not None and (begun or branch(trunk, run_dir, config, step)):
+                if step is not None and (begun(run_dir) or branch(trunk, run_dir, config, step)):
                     processes[run_dir] = worker.start(run_dir)
                     print(f"{run_dir.name}: from step {step:,}", flush=True)
             if processes[trunk].poll() is not None and len(processes) < len(runs):

@@ -1,6 +1,7 @@
 """A unit of a study: its arms share their beginning, in real runs; and what is refused before any begins."""
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from seer_rl.training import checkpoint
 from seer_rl.training.logger import METRICS
+from studies.shared import begun
 from studies.unit import main
 
 PLAN = """envs = ["atari/qbert"]
@@ -39,10 +41,10 @@ def test_arms_share_their_beginning_and_stop_together(tmp_path: Path) -> None:
         try:
             assert process.stdout.readline() == "atari-qbert__rainbow__SEER__1: from step 100\n"
             never, seer = (output / f"atari-qbert__rainbow__{arm}__1" for arm in ("never", "SEER"))
-            begun = time.monotonic()
+            since = time.monotonic()
             while not any(int(step) >= 200 for step, _, _ in rows(seer)):
                 assert process.poll() is None
-                assert time.monotonic() - begun < LIMIT
+                assert time.monotonic() - since < LIMIT
                 time.sleep(0.5)
             process.send_signal(signal.SIGINT)
             assert process.wait(LIMIT) == 128 + signal.SIGTERM
@@ -53,6 +55,11 @@ def test_arms_share_their_beginning_and_stop_together(tmp_path: Path) -> None:
     assert shared[0]
     assert all(checkpoint.newest(run_dir) is not None for run_dir in (never, seer))
     assert ["100", "seer/freeze_step", "100"] in [[step, name, str(int(float(value)))] for step, name, value in rows(seer)]
+    ended, planned = tmp_path / "ended", tmp_path / "planned"
+    for run_dir in (ended, planned):  # as a run that has ended, without checkpoints; and as one that only has its settings
+        shutil.copytree(seer, run_dir, ignore=shutil.ignore_patterns("checkpoints"))
+    (planned / METRICS).unlink()
+    assert [begun(run_dir) for run_dir in (seer, ended, planned)] == [True, True, False]
     plan.write_text(PLAN.replace("--steps 9100", "--steps 9200"))
     with pytest.raises(ValueError, match=r"SEER__1 was begun with other settings \(steps\)"):
         main(plan, "atari/qbert", 1, output)
