@@ -25,7 +25,7 @@ SAMPLES = 256  # transitions of a measurement; also the observations of each str
 ENCODED = 8 * SAMPLES  # observations that a measurement sends through an encoder
 GAMES = 10  # progress compares the scores of so many latest training games with a random player's
 
-# The numbers of the rule, the same for all games and tasks. docs/beyond.md says where they come from.
+# The numbers of the rule, the same for all games and tasks. docs/studies/signals.md says where they come from.
 IN_A_ROW = 2  # measurements that must meet the rule
 MIN_CKA = 0.99  # the least CKA: embeddings keep their geometry
 MIN_AGREEMENT = 0.7  # the least agreement: the heads depend on the embeddings, and act alike on older ones

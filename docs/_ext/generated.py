@@ -39,7 +39,7 @@ def marked(text: str) -> str:
 def plain(text: str) -> str:
     """Escape what Markdown would take for markup; options become code, and names of pages links."""
     text = re.sub(r"([_*<>\[\]])", r"\\\1", text)
-    text = re.sub(r"docs/(\w+)\.md", r"[what was measured](../\1.md)", text)
+    text = re.sub(r"docs/([\w/]+)\.md", r"[what was measured](../\1.md)", text)
     text = FLAG.sub(lambda found: f"`{found[1].replace(chr(92), '')}`", text)
     return re.sub(r"runs/[A-Z_\\]+", lambda found: f"`{found[0].replace(chr(92), '')}`", text)
 

@@ -23,8 +23,8 @@ class RainbowConfig(AgentConfig):
     """Configure Rainbow."""
 
     encoder: str = "data-efficient"
-    """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack) or canonical (3 layers, 3136 features);
-    or module:factory, a PyTorch module from elsewhere."""
+    """Convolutions: data-efficient (2 layers, 576 features of an 84x84 stack), canonical (3 layers, 3136 features) or
+    impala (15, residual); or module:factory, a PyTorch module from elsewhere."""
     hidden: Units = 256
     """Units of the hidden layer of each stream."""
     atoms: Annotated[int, Within(2, 1000)] = 51

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRAIN_HELP = """Train an agent. With --seer.freeze-step, freeze its encoder at that step and go on with stored embeddings.
 
-  seer train atari/alien                                   data-efficient Rainbow, 100,000 steps, never frozen
+  seer train atari/alien                                   Rainbow, 100,000 steps, never frozen
   seer train atari/alien --seer.freeze-step 50000          the same with SEER
   seer train atari/alien --preset paper                    the paper's figure 3: 500,000 steps, its T_f for this game
   seer train atari/alien --preset paper-memory             its figure 4: the same in 0.07 GB of replay
