@@ -16,7 +16,7 @@ from torch import nn
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent, Freezable
 from seer_rl.convergence import EVERY, ConvergenceMonitor, converged
-from seer_rl.replay.codec import Dtype
+from seer_rl.replay.codec import BITS, EXAMPLES, LEAST, Dtype
 from seer_rl.replay.observation import Obs, each
 from seer_rl.replay.replay import Replay, Rewriter
 
@@ -58,9 +58,14 @@ def freeze(
     dtype: how embeddings are stored. The agent gets them as float32.
     check_stop: is called before each pass through the encoder. It may raise to give up: agent and replay are then useless.
     Raises RuntimeError where the replay is empty or frozen already, and ValueError where too few embeddings would fit into it,
-    or `dtype` is none of ours; then nothing has changed.
+    `dtype` is none of ours, or is uint8 or uint4 and the replay holds fewer than 32 observations; then nothing has changed.
     Warns where an embedding takes more room than a frame, so that the replay holds fewer steps than before.
     """
+    if dtype in BITS and replay.size < min(LEAST, replay.capacity):
+        raise ValueError(
+            f"{replay.size} stored observations are too few to make a grid of {dtype}: "
+            f"freeze later, with {LEAST} or better {EXAMPLES:,} of them, or store float16"
+        )
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     copies = copies_of(agent, replay.images, copies)
     dropped = replay.rewrite(_embeddings(agent, copies, check_stop), copies, capacity, dtype)
@@ -164,13 +169,3 @@ def views(agent: Freezable, obs: Obs, copies: int, current: bool) -> list[Obs]:
     if not current or augmented[0] is obs:
         return augmented
     return [each(lambda x, seen: center_crop(x, seen.shape[2:]), obs, augmented[0]), *augmented]
-
-
-def paper_capacity(capacity: int, frame_bytes: int, length: int, embeddings: int = 1, copies: int = 1) -> int:
-    """Return C' = floor(C P / (4 N K L)), the paper's capacity in steps after the freeze (section 4.2).
-
-    capacity: C, the capacity in steps before. frame_bytes: P. length: L, the floats of an embedding. embeddings: N, the
-    embeddings of an observation, 1 for Q-learning. copies: K. The formula counts observations only; `Replay.capacity` counts
-    every byte.
-    """
-    return capacity * frame_bytes // (4 * embeddings * copies * length)

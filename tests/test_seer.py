@@ -20,7 +20,7 @@ from seer_rl.agents.rainbow import Rainbow, RainbowConfig
 from seer_rl.agents.sac import RAD, SAC, RADConfig, SACConfig
 from seer_rl.replay.codec import DTYPES
 from seer_rl.replay.replay import Batch, Replay
-from seer_rl.seer import Seam, freeze, paper_capacity
+from seer_rl.seer import Seam, freeze
 
 SHAPE, ACTIONS = (4, 84, 84), 6
 Agent = Rainbow | DQN
@@ -141,9 +141,7 @@ def test_new_steps_are_embedded_once_and_acted_on_as_stored() -> None:
     torch.testing.assert_close(replay.observation, agent.lower(torch.from_numpy(obs)[None]))
 
 
-def test_the_papers_capacity_and_the_true_one() -> None:
-    assert paper_capacity(10_000, 84 * 84, 576) == 30_625
-    assert paper_capacity(1_000, 3 * 100 * 100, 50, embeddings=2, copies=4) == 18_750
+def test_the_true_capacity() -> None:
     agent = AGENTS["rainbow"]()
     replay = replay_for(agent, memory=70_560_000)
     assert replay.bytes_per_step == 84 * 84 + 4 + 1 + 1 + 2  # frame, reward, action, flags, alignment
@@ -192,6 +190,7 @@ class Rounded(nn.Module):
         (None, 40, {"dtype": "int8"}, "dtype is one of float32, float16, uint8, uint4, not 'int8'"),
         (None, 40, {"dtype": "banana"}, "not 'banana'"),
         (None, 40, {"capacity": 5}, "need at least"),
+        (None, 20, {"dtype": "uint4"}, "21 stored observations are too few to make a grid of uint4"),
         (Rounded(), 40, {}, r"embeddings must be floats, not torch.uint8"),
     ],
 )
@@ -343,7 +342,7 @@ def test_a_new_observation_is_encoded_once_for_acting_and_all_its_copies() -> No
 
 
 def test_a_thousand_frames_of_control_become_18750_steps_and_truly_so_many() -> None:
-    """The paper counts observations only; the true bytes hold reward, action and flags as well."""
+    """The paper's C' = floor(C P / (4 N K L)), 30,000,000 / (4 * 2 * 4 * 50), counts observations only (section 4.2)."""
     agent = CURL(CURLConfig(), (9, 100, 100), 6)
     replay = Replay((9, 100, 100), (6,), np.float32, memory=30_000_000, stack=3)
     obs = np.zeros((9, 100, 100), np.uint8)
@@ -353,7 +352,6 @@ def test_a_thousand_frames_of_control_become_18750_steps_and_truly_so_many() -> 
     assert (replay.bytes_per_step, replay.capacity) == (30_032, 998)
     freeze(agent, replay, copies=4)
     assert (replay.bytes_per_step, replay.capacity) == (4 * 100 * 4 + 4 + 24 + 4, 18_382)
-    assert paper_capacity(1_000, 3 * 100 * 100, 50, embeddings=2, copies=4) == 18_750
 
 
 MEMORY = """

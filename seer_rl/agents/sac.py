@@ -8,7 +8,7 @@ this one vector is all that an update needs of an observation.
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ from seer_rl.agents.networks import (
     mlp,
     polyak_update,
 )
-from seer_rl.bounds import Count, NotNegative, Positive, Rate, Size, Steps, Units
+from seer_rl.bounds import NotNegative, Positive, Rate, Size, Steps, Units, Within
 from seer_rl.replay.observation import Obs, Shape, Shapes, length, of_images, vectors_in
 from seer_rl.replay.replay import Batch
 
@@ -57,7 +57,7 @@ class SACConfig(AgentConfig):
     """Share of the critics that moves into their targets."""
     encoder_tau: Rate = 0.05
     """Share of the encoder that moves into its target."""
-    slow_every: Count = 2
+    slow_every: Annotated[int, Within(1, 100)] = 2
     """Updates of the critics per update of actor, temperature and targets."""
     batch_size: Size = 128
     """Transitions per update."""

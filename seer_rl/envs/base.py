@@ -7,8 +7,9 @@ does, as where a life is lost.
 
 What else an environment may offer, itself or by one of its wrappers:
 
-- `get_state()` and `set_state(state)`: everything that what follows in it depends on, as a tree of dicts and lists with
-  numbers, text and arrays. A run that is resumed then goes on bit for bit. Without, it begins a new episode.
+- `get_state()` and `set_state(state)`: everything that what follows in it depends on, as a tree of lists and of dicts with
+  text for keys, which hold numbers, text and arrays. A run that is resumed then goes on bit for bit. Without, it begins a
+  new episode.
 - `stack_size`, as FrameStackObservation has it: the frames in an observation. The replay then stores every frame once.
 - `max_episode_steps`, or a limit in its `spec`: the steps after which an episode is truncated. A replay without a limit
   needs one more record for each such episode.
@@ -99,7 +100,10 @@ class Family:
 
 
 class Step(NamedTuple):
-    """What a step gave, as `gymnasium.Env.step` does; and the first observation of the next episode where one ended."""
+    """What a step gave, as `gymnasium.Env.step` does; and the first observation of the next episode where one ended.
+
+    Of `info` there is "episode" only, where a whole game ended.
+    """
 
     obs: Any
     reward: float
@@ -141,9 +145,10 @@ def frames_in(env: gym.Env[Any, Any]) -> int:
 
 def max_episode_steps(env: gym.Env[Any, Any]) -> int | None:
     """Return the steps after which an episode of `env` is truncated, if that is known."""
-    if env.has_wrapper_attr("max_episode_steps"):
-        return int(env.get_wrapper_attr("max_episode_steps"))
-    return env.spec.max_episode_steps if env.spec else None
+    limit = env.get_wrapper_attr("max_episode_steps") if env.has_wrapper_attr("max_episode_steps") else None
+    if limit is None and env.spec:
+        limit = env.spec.max_episode_steps
+    return None if limit is None else int(limit)
 
 
 def get_state(env: gym.Env[Any, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from seer_rl import outside
 from seer_rl.bounds import Count, Within
+from seer_rl.envs import base
 from seer_rl.envs.base import EnvConfig, Family
 from seer_rl.text import install
 
@@ -88,9 +89,8 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], action_repeat: int) -> None:
         super().__init__(env)
         self._repeat, self._return, self._length = action_repeat, 0.0, 0
-        limit = env.spec.max_episode_steps if env.spec else None
-        if limit is not None:
-            self.max_episode_steps = -(-limit // action_repeat)
+        limit = base.max_episode_steps(env)
+        self.max_episode_steps = None if limit is None else -(-limit // action_repeat)
         if env.has_wrapper_attr("get_state"):
             self.get_state, self.set_state = self._get_state, self._set_state
 
@@ -174,7 +174,7 @@ def _change(key: str, space: gym.Space[Any], size: int, gray: bool) -> Change:
         return _image(space.shape, size, gray)
     if isinstance(space, gym.spaces.Box) and len(space.shape) <= 1 and space.dtype.kind in "fiub":
         length = int(np.prod(space.shape))  # of a single number, 1
-        return lambda x: np.asarray(x, np.float32).reshape(length), gym.spaces.Box(-np.inf, np.inf, (length,), np.float32)
+        return lambda x: np.array(x, np.float32).reshape(length), gym.spaces.Box(-np.inf, np.inf, (length,), np.float32)
     named = f"its observation {key!r} is" if key else "its observations are"
     raise ValueError(f"{named} {space}: it must be a uint8 image, or in a dictionary a vector of numbers")
 
@@ -187,7 +187,7 @@ def _image(shape: tuple[int, ...], size: int, gray: bool) -> Change:
     if channels not in COLOURS:
         raise ValueError(f"its images have the shape {shape}: their channels, 1, 3 or 4, must come first or last")
     to = (size or height, size or width)
-    gray = gray and channels == 3
+    gray = gray and channels > 1
     if resizes := to != (height, width):
         try:
             import cv2
@@ -197,10 +197,10 @@ def _image(shape: tuple[int, ...], size: int, gray: bool) -> Change:
     def change(x: Any) -> NDArray[np.uint8]:
         x = np.asarray(x).reshape(whole).transpose(order)
         if gray:
-            x = np.rint(x @ LUMA).astype(np.uint8)[..., None]
+            x = np.rint(x[..., :3] @ LUMA).astype(np.uint8)[..., None]
         if resizes:
             x = cv2.resize(np.ascontiguousarray(x), (to[1], to[0]), interpolation=cv2.INTER_AREA).reshape(*to, x.shape[2])
-        return np.ascontiguousarray(x.transpose(2, 0, 1), np.uint8)
+        return np.array(x.transpose(2, 0, 1), np.uint8, order="C")
 
     return change, gym.spaces.Box(0, 255, (1 if gray else channels, *to), np.uint8)
 

@@ -122,8 +122,9 @@ def _done(env: gym.Env[Any, Any], method: str, argument: Any) -> Any:
     match method:
         case "step":
             obs, reward, terminated, truncated, info = env.step(argument)
-            ended = bool(terminated or truncated)
-            return Step(obs, float(reward), bool(terminated), bool(truncated), info, env.reset()[0] if ended else None)
+            told = {name: info[name] for name in info if name == "episode"}  # the rest may be large, or no message at all
+            first = env.reset()[0] if terminated or truncated else None
+            return Step(obs, float(reward), bool(terminated), bool(truncated), told, first)
         case "reset":
             return env.reset(seed=argument)[0]
         case "get_state":

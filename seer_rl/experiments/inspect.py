@@ -165,12 +165,13 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
     if wrong := [i for i in chosen if not 0 <= i < len(observations)]:
         raise ValueError(f"there is no frame {wrong[0]}: the run keeps 0 to {len(observations) - 1}")
     agent, env = build.trained(run, config, single=True)
+    stacked = frames_in(env)
     env.close()
     observations = observations[list(chosen)]
     layer = of_map(agent, observations[:1], layer)
     maps = [spatial_attention(activations(at(run, step, agent, config), observations)[layer]).numpy() for step in steps]
     return [
-        Row(f"{curves.text(config.env)}, {number}", layer, as_seen(agent, obs), steps, [one[i] for one in maps])
+        Row(f"{curves.text(config.env)}, {number}", layer, as_seen(agent, obs, stacked), steps, [one[i] for one in maps])
         for i, (number, obs) in enumerate(zip(chosen, observations, strict=True))
     ]
 
@@ -186,10 +187,11 @@ def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
     return layer or ([name for name, x in found.items() if min(x.shape[2:]) >= LEAST_MAP] or list(found))[-1]
 
 
-def as_seen(agent: Agent, obs: Image) -> Image:
-    """Return the newest frame [H, W, 3] of a stack [C, H, W], cut to what the agent acts on."""
-    colours = 3 if len(obs) % 3 == 0 else 1
-    frame = center_crop(torch.from_numpy(obs[None, -colours:]), agent.obs_shape[1:])[0]
+def as_seen(agent: Agent, obs: Image, frames: int) -> Image:
+    """Return the newest of the `frames` in a stack [C, H, W] as [H, W, 3], without opacity, cut to what the agent acts on."""
+    newest = obs[-(len(obs) // frames) :]
+    newest = newest[:3] if len(newest) >= 3 else newest[:1]
+    frame = center_crop(torch.from_numpy(newest[None]), agent.obs_shape[1:])[0]
     image: Image = frame.permute(1, 2, 0).expand(-1, -1, 3).numpy()
     return image
 
@@ -228,7 +230,7 @@ def film_attention(run: Path, layer: str, take: Callable[[Image], None]) -> None
 
     def side_by_side(obs: Obs) -> Image:
         one = keyed(obs)[ONLY].numpy()
-        image = as_seen(agent, one[0])
+        image = as_seen(agent, one[0], frames_in(env))
         heat = spatial_attention(activations(agent, one)[layer])[0].numpy()
         both: Image = np.hstack([image, overlaid(image, heat)]).repeat(SCALE, 0).repeat(SCALE, 1)
         return both

@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from seer_rl.bounds import MOST
 from seer_rl.experiments import curves, worker
 from seer_rl.experiments.worker import Process
+from seer_rl.text import size
 from seer_rl.training import checkpoint, rehearsal, rundir
 from seer_rl.training.arguments import parse
-from seer_rl.training.config import TrainConfig, check, name_of
+from seer_rl.training.config import MAY_CHANGE, TrainConfig, check, flat, name_of
 from seer_rl.training.run import Run
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
@@ -108,19 +107,18 @@ class State:
 
 
 def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
-    """Write the settings of runs that are not begun yet, and return how it stands with each run.
+    """Write the settings of runs that have not ended yet, and return how it stands with each run.
 
-    Raises ValueError where settings cannot work (each is tried once, whatever the seed) or a directory holds others.
+    Raises ValueError where settings cannot work (each is tried once, whatever the seed), or a directory holds a run with
+    others that a resume could not change.
     """
     tried = set()
     for run_dir, config in runs.items():
         if (run_dir / checkpoint.CONFIG).exists():
-            before = checkpoint.load_config(run_dir)
-            if replace(before, run_dir=run_dir) != config:
-                differing = [
-                    name for name in vars(config) if getattr(before, name) != getattr(config, name) and name != "run_dir"
-                ]
-                raise ValueError(f"{run_dir} was begun with other settings ({', '.join(differing)}): name another --output")
+            before, now = flat(checkpoint.load_config(run_dir)), flat(config)
+            differing = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
+            if kept := sorted(set(differing) - MAY_CHANGE):
+                raise ValueError(f"{run_dir} was begun with other settings ({', '.join(kept)}): name another --output")
         elif run_dir.exists():
             raise ValueError(f"{run_dir} exists, and is no run: name another --output, or remove it")
         else:
@@ -130,7 +128,8 @@ def prepare(runs: Mapping[Path, TrainConfig]) -> list[State]:
                 Run(replace(alike, run_dir=run_dir)).close()
     for run_dir, config in runs.items():
         run_dir.mkdir(parents=True, exist_ok=True)
-        if not (run_dir / checkpoint.CONFIG).exists():
+        begun = (run_dir / checkpoint.CONFIG).exists()
+        if not begun or (rundir.ended_at(run_dir) is None and checkpoint.load_config(run_dir) != config):
             checkpoint.save_config(run_dir, config)
     states = [State(run_dir, config) for run_dir, config in runs.items()]
     for state in states:
@@ -149,12 +148,21 @@ def settle(runs: dict[Path, TrainConfig], share: int | None, jobs: int, say: Cal
     result = {}
     for run_dir, asked in runs.items():
         automatic = asked.replay.memory == "auto"
-        limit = share or asked.memory_limit or (psutil.virtual_memory().available // jobs if automatic else None)
+        given = share or asked.memory_limit
+        limit = given or (rehearsal.available() // jobs if automatic else None)
         config = replace(asked, memory_limit=limit)
         begun = checkpoint.load_config(run_dir) if (run_dir / checkpoint.CONFIG).exists() else None
-        if begun and automatic:  # as it was settled then: what is free differs from day to day
-            config = replace(config, memory_limit=begun.memory_limit, replay=replace(config.replay, memory=begun.replay.memory))
-        elif not begun and limit is not None:
+        if begun:  # it keeps what was settled then: what is free, and the cores, differ from day to day
+            held = begun.memory_limit
+            if given is not None and (held is None or held > given) and rundir.ended_at(run_dir) is None:
+                what = f"with a limit of {size(held)}" if held else "without a limit"
+                raise ValueError(
+                    f"{run_dir} was begun {what}, and may now take {size(given)} of memory: allow more, or fewer --jobs, "
+                    "or name another --output"
+                )
+            memory = begun.replay.memory if automatic else config.replay.memory
+            config = replace(config, memory_limit=held, replay=replace(config.replay, memory=memory))
+        elif limit is not None:
             alike = replace(config, seed=0, run_dir=None)
             if alike not in settled:
                 say(f"how much memory {run_dir.name} takes:")

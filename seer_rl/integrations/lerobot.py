@@ -30,11 +30,10 @@ from lerobot.policies.sac.modeling_sac import SACObservationEncoder, SACPolicy
 from lerobot.rl.buffer import ReplayBuffer, random_shift
 
 from seer_rl.integrations import checksum
-from seer_rl.replay.codec import BITS, Codec, Dtype, examples, layout, require_dtype
+from seer_rl.replay.codec import BITS, LEAST, Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["FeatureBuffer", "feature_buffer", "stored_features"]
 
-LEAST = 32  # observations that a grid of integers is made from
 FILE = "features.npz"  # a saved buffer, in the directory where the learner wants a dataset
 
 Obs = dict[str, torch.Tensor]

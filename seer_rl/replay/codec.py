@@ -21,7 +21,8 @@ OUTSIDE = {"uint8": 0.0005, "uint4": 0.005}
 NARROWEST = 1 / 16
 
 EXAMPLES = 2_000  # the most observations that a grid is made from
-EXAMPLES_BYTES = 64_000_000  # the most bytes of their float32 arrays, from 32 observations on
+EXAMPLES_BYTES = 64_000_000  # the most bytes of their float32 arrays, from `LEAST` observations on
+LEAST = 32  # observations that a grid needs: of fewer, too much of what comes later lies outside it
 
 
 def require_dtype(dtype: str) -> None:
@@ -49,7 +50,7 @@ def examples(dtype: Dtype, shape: tuple[int, ...], available: int, copies: int) 
     """
     if dtype not in BITS:
         return 0
-    return min(available, EXAMPLES, max(32, EXAMPLES_BYTES // (4 * math.prod(shape) * copies)))
+    return min(available, EXAMPLES, max(LEAST, EXAMPLES_BYTES // (4 * math.prod(shape) * copies)))
 
 
 class Codec:

@@ -411,9 +411,9 @@ class Replay:
 
         Order, episodes, rewards, priorities and vectors stay. The oldest records of a lane are dropped where the results take
         more room than the frames, or where more are stored than `capacity`. Up to `stack` - 1 records more are dropped: those
-        whose stack has lost a frame to a newer record. The memory needed beside the replay is that of `REWRITE_CHUNK` steps, or
-        of the grid's examples, and that of the steps' actions, rewards, flags and priorities. Pages that are no longer needed
-        go back to the system.
+        whose stack has lost a frame to a newer record. The memory needed beside the replay is that of `convert.CHUNK` steps (of
+        one step of every lane, where there are more lanes), or of the grid's examples, and that of the steps' actions, rewards,
+        flags and priorities. Pages that are no longer needed go back to the system.
         Raises RuntimeError if the replay was rewritten before, or a lane is empty; ValueError if too few records would fit, the
         results are no floats, or `dtype` is none of ours. Then nothing has changed.
         """
@@ -500,9 +500,10 @@ class Replay:
 
         fn: the function that the replay was rewritten with, if it was.
         capacity: as for `rewrite`. It may be larger than before, for a longer run: then more records fit, if the bytes allow.
-        Raises ValueError for parts that do not belong together.
+        Raises ValueError for parts that do not belong together, and for records that do not fit into this replay's bytes.
         """
-        allowed, earlier = self._memory, state
+        arena = allowed = self._memory
+        earlier = state
         if "lanes" not in state:
             state = records.renamed(state)
         self._memory, self._max_priority = state["memory"], state["max_priority"]
@@ -520,8 +521,13 @@ class Replay:
             raise ValueError(f"the replay has {self.lanes} lanes, what was saved {len(lanes)}")
         before = self._fitting(new, self._memory)
         in_order = all(lane["next"] == (i + lane["size"] * self.lanes) % before for i, lane in enumerate(lanes))
-        if allowed > self._memory and in_order:  # the oldest record of every lane is its first: the rings can grow
-            self._memory = allowed
+        used = max(lane["size"] for lane in lanes) * self.lanes
+        if in_order and (allowed > self._memory or (arena < self._memory and used <= self._fitting(new, allowed))):
+            self._memory = allowed  # the oldest record of every lane is its first: the rings can grow or shrink
+        if arena < self._memory:
+            raise ValueError(
+                f"a replay of {arena:,} bytes cannot take over the {used:,} steps of one of {self._memory:,} bytes"
+            )
         self._store = store = self._empty(new, self._fitting(new, self._memory))
         for lane, saved in zip(store.lanes, lanes, strict=True):
             for name in STATE:
@@ -535,6 +541,8 @@ class Replay:
         if state is not earlier:
             segments, books = records.split(segments, books["priorities"], earlier, new, self._steps)
         store.fill(segments, books)
+        if state is not earlier:
+            store.touched = set(range(store.segment_count))  # none of them is as it was saved
 
     @property
     def segment_count(self) -> int:

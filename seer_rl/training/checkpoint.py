@@ -163,7 +163,8 @@ def save(
         blobs = {"arrays": _blob(folder, safetensors.numpy.save(arrays))}
         names = {name: data if isinstance(data, str) else _blob(folder, data) for name, data in pieces}
         text = json.dumps({"format": FORMAT, "step": step, "state": plain, "blobs": blobs | names})
-        folder.sync()  # the blobs' names are on disk before the manifest's
+        run.sync()  # the directory's name is on disk,
+        folder.sync()  # and the blobs' names, before the manifest's
         digest = hashlib.sha256(text.encode()).hexdigest()
         folder.write(f"{step:012d}.json", f"{digest}\n{text}".encode(), beside=secrets.token_hex(32))
         folder.sync()
@@ -174,8 +175,8 @@ def save(
 def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """Read the newest checkpoint of a run that is whole; None if there never was one.
 
-    Damaged ones are named through `say` and moved aside. Raises ValueError if all of them are damaged, OSError where one
-    cannot be read: it may be whole.
+    Damaged ones are named through `say` and moved aside. Raises ValueError if all of them are, or were the last time; OSError
+    where one cannot be read: it may be whole.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -199,7 +200,7 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
             except OSError as error:
                 what = f"{error.filename or folder.path / manifest} cannot be read ({error.strerror})"
                 raise OSError(f"{what}; nothing was changed: make it readable, then resume again") from error
-        if manifests:
+        if manifests or any(MANIFEST.fullmatch(name.removesuffix(ASIDE)) for name in folder.names()):
             raise ValueError(f"every checkpoint of {run_dir} is damaged: start again with another --run-dir")
         return None
 
@@ -322,7 +323,7 @@ def _flatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]], path: str = "")
 def _unflatten(tree: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
     """Undo `_flatten`, but for tensors and tuples, which are arrays and lists now."""
     if isinstance(tree, dict):
-        if tree.keys() == {"array", "shape"}:
+        if tree.keys() == {"array", "shape"} and str(tree["array"]).startswith("/"):  # environments may have such names, too
             return arrays[tree["array"]].reshape(tree["shape"])
         return {key: _unflatten(value, arrays) for key, value in tree.items()}
     return [_unflatten(value, arrays) for value in tree] if isinstance(tree, list) else tree

@@ -15,7 +15,7 @@ from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.bounds import Count, Share, Steps, Within, check_bounds
 from seer_rl.convergence import EVERY
 from seer_rl.envs.base import EnvConfig
-from seer_rl.replay.codec import Dtype
+from seer_rl.replay.codec import BITS, EXAMPLES, LEAST, Dtype
 from seer_rl.training.files import encodable
 from seer_rl.training.sizes import size_or
 
@@ -72,7 +72,7 @@ class SeerConfig:
 
     freeze_step: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--seer.freeze"]), Within(0)] = None
     """T_f: the agent step at which the encoder is frozen. None: never, which is the baseline. auto: when signals of the
-    training say that the encoder has converged (docs/beyond.md), and at --seer.latest whatever they say."""
+    training say that the encoder has converged (docs/studies/signals.md), and at --seer.latest whatever they say."""
     earliest: Annotated[int | None, Within(0)] = None
     """The first agent step at which an automatic freeze may come. None: 10,000, or --seer.latest if that is earlier."""
     latest: Annotated[int | None, Within(1)] = None
@@ -240,6 +240,11 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--seer.layers needs --seer.freeze-step: without it nothing is ever frozen")
     if config.transfer.only != "all" and config.transfer.source is None:
         raise ValueError("--transfer.only needs --transfer, the run to begin with")
+    if config.seer.dtype in BITS and isinstance(freeze_step, int) and freeze_step < LEAST:
+        raise ValueError(
+            f"--seer.dtype {config.seer.dtype} makes its grid from stored observations, of which there are too few at "
+            f"--seer.freeze-step {freeze_step}: freeze at step {LEAST}, or better {EXAMPLES:,}, or store float16"
+        )
     if config.seer.dtype != "float32" and freeze_step is None:
         raise ValueError(f"--seer.dtype {config.seer.dtype} needs --seer.freeze-step: without it nothing is ever frozen")
     if config.seer.replay_ratio != 1 and freeze_step is None:
@@ -374,7 +379,7 @@ def from_toml(text: str) -> TrainConfig:
             built["run_dir"] = Path(settings.pop("run_dir"))
         config: TrainConfig = _build(TrainConfig, settings | built)
         return config
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not the settings of a run ({error})") from error
 
 

@@ -44,6 +44,8 @@ def write_atomically(path: Path, data: Bytes, durable: bool = True) -> None:
     """
     with Folder(path.parent) as folder:
         folder.write(path.name, data, durable)
+        if durable:
+            folder.sync()
 
 
 @contextlib.contextmanager

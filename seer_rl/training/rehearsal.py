@@ -26,6 +26,7 @@ import psutil
 
 from seer_rl.convergence import ConvergenceMonitor
 from seer_rl.envs.subprocess import EnvironmentFailed
+from seer_rl.replay.codec import LEAST
 from seer_rl.text import size
 from seer_rl.training import build, checkpoint
 from seer_rl.training.config import ReplayConfig, TrainConfig, agent_called, check, name_of
@@ -238,10 +239,10 @@ def rehearse(config: TrainConfig, directory: Path, finish: Callable[[Path], None
         least = ReplayConfig(priority_exponent=config.replay.priority_exponent)
         every = replace(config, replay=least if given == "auto" else config.replay)
         whole = given if isinstance(given, int) else build.make_replay(every, env, built, seed=0).memory
-        short = replace(config, replay=least, steps=_batch(config) + 8)
+        short = replace(config, replay=least, steps=max(_batch(config), LEAST) + 8)
         small = replace(least, memory=build.make_replay(short, env, built, seed=0).memory)
         del built
-    stored = -(-_batch(config) // config.environment.num_envs) + config.agent.n_step + 8
+    stored = -(-max(_batch(config), LEAST) // config.environment.num_envs) + config.agent.n_step + 8
     with dry_run(replace(config, replay=small), directory / "run", stored) as run:
         with Logger(run.run_dir) as logger:
             if config.seer.freeze_step == "auto":
@@ -274,7 +275,7 @@ def dry_run(config: TrainConfig, run_dir: Path, stored: int) -> Iterator[Run]:
     run_dir: a directory that will be made. stored: random steps of each environment in the replay. The run has the networks,
     the environments and the replay that `config` says, and is past what happens at the start of a run.
     """
-    seer = replace(config.seer, freeze_step=None if config.seer.freeze_step is None else 0, earliest=None, latest=None)
+    seer = replace(config.seer, freeze_step=None if config.seer.freeze_step is None else LEAST, earliest=None, latest=None)
     run = Run(
         replace(config, steps=10**9 * config.environment.num_envs, seer=seer, memory_limit=None, run_dir=run_dir)
     )  # no setting lies beyond

@@ -69,6 +69,34 @@ def car() -> gym.Env[Any, Any]:
     return gym.make("CarRacing-v3", max_episode_steps=40)
 
 
+class Frugal(Counting):
+    """Writes every observation into the same array, and tells things that cannot be sent."""
+
+    max_episode_steps: int | None = 1000
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, _ = super().step(action)
+        for old, new in zip(_arrays(self.buffer), _arrays(obs), strict=True):
+            old[...] = new
+        return self.buffer, reward, terminated, truncated, {"why": lambda: obs}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.buffer = super().reset(seed=seed)[0]
+        return self.buffer, {}
+
+
+def _arrays(obs: Any) -> list[Any]:
+    return list(obs.values()) if isinstance(obs, dict) else [obs]
+
+
+def frugal() -> gym.Env[Any, Any]:
+    return Frugal(image(1, 84, 84), COUNTED)
+
+
+def gripping() -> gym.Env[Any, Any]:
+    return Frugal(gym.spaces.Dict({"eye": image(1, 84, 84), "joints": gym.spaces.Box(-9, 300, (2,), np.float32)}), COUNTED)
+
+
 def senses() -> gym.Env[Any, Any]:
     return Counting(SENSES, CONTINUOUS)
 

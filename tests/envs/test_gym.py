@@ -20,6 +20,7 @@ from seer_rl.agents.sac import SAC, SACConfig
 from seer_rl.commands.main import main
 from seer_rl.envs import base
 from seer_rl.envs.gym import GymConfig, make
+from seer_rl.envs.subprocess import EnvironmentFailed, EnvProcess
 from seer_rl.outside import TRUSTED
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import AnalysisConfig, EvalConfig, SeerConfig, TrainConfig
@@ -80,6 +81,9 @@ def test_images_are_resized_and_gray_as_they_should_be() -> None:
     raw = inside.seen(inside.observation_space).astype(np.float64)
     means = raw.reshape(30, 2, 30, 2, 3).mean((1, 3)).transpose(2, 0, 1)
     assert np.abs(obs - means).max() <= 1
+    _, inside, obs = given(made.image(9, 9, 4), gray=True)  # opacity is no colour
+    raw = inside.seen(inside.observation_space).astype(np.float64)
+    assert np.array_equal(obs[0], np.rint(raw[..., :3] @ [0.299, 0.587, 0.114]).astype(np.uint8))
     assert given(made.image(60, 60, 3))[2].shape == (3, 60, 60)
     assert given(made.image(60, 60, 3), size=None)[2].shape == (3, 84, 84)
 
@@ -102,6 +106,39 @@ def test_frames_are_stacked_oldest_first_in_dictionaries_too() -> None:
     assert after["grip"].dtype == np.float32
     assert base.frames_in(env) == 2
     assert base.obs_shape(env) == {key: x.shape for key, x in obs.items()}
+
+
+def test_an_environment_may_write_into_the_same_array() -> None:
+    env = make(f"{HERE}:frugal", GymConfig(stack=3), training=True)
+    seen = [env.reset(seed=0)[0], env.step(0)[0], env.step(0)[0]]
+    inside = env.unwrapped
+    assert isinstance(inside, made.Frugal)
+    first, second, third = (obs[-1] for obs in seen)
+    assert np.array_equal(seen[-1], np.stack([first, second, third]))
+    assert len({int(frame[0, 0]) for frame in (first, second, third)}) == 3
+    vectors = make(f"{HERE}:gripping", GymConfig(stack=2), training=True)
+    before, after = vectors.reset(seed=0)[0]["joints"], vectors.step(0)[0]["joints"]
+    assert np.array_equal(after[:2], before[2:])
+    assert not np.array_equal(after[2:], before[2:])
+
+
+def test_what_an_environment_tells_beside_the_score_is_not_sent() -> None:
+    with closing(EnvProcess(f"{HERE}:frugal", GymConfig())) as process:
+        process.ask("reset", {0: 1})
+        assert not any(isinstance(answer, EnvironmentFailed) for answer in process.answers().values())
+        for _ in range(made.LENGTH):
+            process.ask("step", {0: 1})
+            (answer,) = process.answers().values()
+            assert not isinstance(answer, EnvironmentFailed)
+        assert answer.info == {"episode": {"r": 4.0 * made.LENGTH, "l": made.LENGTH}}
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1000, 250), (None, None)])
+def test_an_environments_own_limit_counts_agent_steps(
+    limit: int | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made.Frugal, "max_episode_steps", limit)
+    assert base.max_episode_steps(make(f"{HERE}:frugal", GymConfig(action_repeat=4), training=True)) == expected
 
 
 def test_actions_are_rescaled_and_count_from_nought() -> None:

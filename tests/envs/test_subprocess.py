@@ -39,7 +39,8 @@ def test_they_are_the_same_environments(name: str) -> None:
             expected = [env.step(actions[i]) for i, env in enumerate(ours)]
             for i, found in vector.step_wait().items():
                 assert np.array_equal(found.obs, expected[i][0])
-                assert found[1:5] == expected[i][1:]
+                assert found[1:4] == expected[i][1:4]
+                assert found.info == {key: told for key, told in expected[i][4].items() if key == "episode"}
                 assert (found.first is not None) == (found.terminated or found.truncated)
                 if found.first is not None:
                     ends += 1

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,3 +193,14 @@ def test_the_papers_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         assert Path(picture).stat().st_size > 10_000
     assert main(["paper", "plan", "figure7c", "--no-estimate"]) == 0
     assert "--analysis.every 10000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("channels", "frames", "shown"),
+    [(4, 4, [3, 3, 3]), (3, 3, [2, 2, 2]), (9, 3, [6, 7, 8]), (12, 3, [8, 9, 10]), (3, 1, [0, 1, 2])],
+)
+def test_the_newest_frame_is_shown_in_its_colours(channels: int, frames: int, shown: list[int]) -> None:
+    """Of Atari, gray pictures, colours, colours and opacity, and a single picture."""
+    agent = SimpleNamespace(obs_shape=(channels, 4, 4))
+    obs = np.broadcast_to(np.arange(channels, dtype=np.uint8)[:, None, None], (channels, 6, 6)).copy()
+    assert (inspect.as_seen(agent, obs, frames) == shown).all()  # type: ignore[arg-type]

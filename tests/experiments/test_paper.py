@@ -2,6 +2,7 @@
 
 import shutil
 import tomllib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from seer_rl.commands.main import main
 from seer_rl.experiments import results, sweep
 from seer_rl.experiments.paper import experiments, figures, published, tables
 from seer_rl.experiments.paper.experiments import FIGURES
+from seer_rl.training import build
 from seer_rl.training.config import TrainConfig
 from tests.experiments.test_results import flops_at, made
 
@@ -228,3 +230,23 @@ def test_estimate_of_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     frozen = (100_000 - 1_600) * K * (E + M) + 400_000 * (K * M + E)
     assert cost.flops == pytest.approx(5 * (never + frozen), rel=1e-9)
     assert cost.seconds > 60
+
+
+def test_estimate_of_runs_that_begin_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another run's encoder all acts are on embeddings, and all updates, which begin after a thousand steps."""
+    monkeypatch.setattr(experiments, "measure", lambda _: {False: (0.1, 10.0), True: (0.001, 10.0)})
+    experiment = FIGURES["figure8"]
+    experiment = replace(experiment, envs=experiment.envs[:1])
+    expected = 0.0
+    for arm, _ in experiment.arms:
+        config = experiments.config(experiment, experiment.envs[0], arm)
+        freeze = config.steps if config.seer.freeze_step is None else config.seer.freeze_step
+        assert isinstance(freeze, int)
+        with closing(build.make_env(config, training=False)) as env:
+            costs = build.costs(build.make_agent(config, env, 0), env, config)
+        for step in range(0, config.steps, 1000):
+            expected += 1000 * costs.act(step >= freeze)[0]
+            expected += 1000 * costs.update(step >= freeze)[0] * (step >= config.agent.learning_starts)
+    cost = experiments.estimate(experiment)
+    assert cost.flops == pytest.approx(len(experiments.SEEDS) * expected, rel=1e-9)
+    assert cost.seconds > 0

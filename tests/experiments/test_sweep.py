@@ -19,6 +19,7 @@ from seer_rl.commands.sweep import planned, read_plan
 from seer_rl.experiments import sweep, worker
 from seer_rl.training import checkpoint
 from seer_rl.training.arguments import Mistake
+from seer_rl.training.config import TrainConfig
 from seer_rl.training.logger import METRICS
 
 SETTINGS = (
@@ -146,6 +147,28 @@ def test_other_settings_are_refused(plan: Path, straight: Path, capsys: pytest.C
     (plan.parent / "taken" / "atari-qbert__rainbow__3").mkdir(parents=True)
     assert main(["sweep", str(plan), "--output", str(plan.parent / "taken")]) == 2
     assert "is no run" in capsys.readouterr().err
+
+
+def test_what_a_resume_may_change_a_sweep_may_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints and evaluations; and the share of the memory that a run may take, as long as it may take what it did."""
+    monkeypatch.setattr("seer_rl.training.rehearsal.settle", lambda config, *_: config)
+
+    def begun(settings: str, memory: int | None, jobs: int) -> dict[Path, TrainConfig]:
+        plan = {"envs": ["atari/qbert"], "seeds": [1], "settings": f"{SETTINGS} {settings}"}
+        sweep.prepare(sweep.settle(sweep.configs(plan, tmp_path), memory and memory // jobs, jobs, print))
+        return {path: checkpoint.load_config(path) for path in tmp_path.iterdir()}
+
+    (first,) = begun("", 4_000_000_000, 4).values()
+    assert first.memory_limit == 1_000_000_000
+    (second,) = begun("--checkpoint-every 80 --eval.every 80", 4_000_000_000, 2).values()
+    assert (second.memory_limit, second.checkpoint_every, second.eval.every) == (1_000_000_000, 80, 80)
+    (third,) = begun("", None, 1).values()
+    assert third == first
+    with pytest.raises(ValueError, match=r"was begun with a limit of 1 GB, and may now take 500 MB of memory: allow more"):
+        begun("", 4_000_000_000, 8)
+    with pytest.raises(ValueError, match=r"was begun with other settings \(agent\.hidden\)"):
+        begun("--agent.hidden 8", None, 1)
+    assert checkpoint.load_config(next(tmp_path.iterdir())) == first
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

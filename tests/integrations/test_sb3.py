@@ -287,8 +287,8 @@ def test_an_empty_buffer_is_filled_with_images_before_it_is_frozen(how: str, tmp
         return True
 
     model.learn(40, callback=[again := Seer(40, "uint8"), ConvertCallback(look)], reset_num_timesteps=False)
-    assert seen == [0] * 20 + list(range(20, 40))  # callbacks come before a step is stored
-    assert again.frozen_at == 81
+    assert seen == [0] * 32 + list(range(32, 40))  # callbacks come before a step is stored
+    assert again.frozen_at == 93
     assert all(torch.equal(x, frozen[name]) for name, x in weights(model).items())
 
 

@@ -60,6 +60,7 @@ def test_they_are_read_as_if_saved_today(dtype: Dtype | None, copies: int, expon
     other = made(exponent, seed=9)
     other.set_state(earlier, segments, {"steps": [], "priorities": pieces.get("priorities", [])}, project if dtype else None)
     assert {name: held(other)[name] for name in replay.books()} == {name: pieces[name] for name in replay.books()}
+    assert other.touched() == set(range(other.segment_count))  # the next checkpoint writes all of them anew
     rows = torch.arange(lane.size)
     for copy in range(column.copies):  # not the bytes behind a row, which may be anything
         assert torch.equal(other._store.table.read("obs", rows, copy), store.table.read("obs", rows, copy))

@@ -456,6 +456,28 @@ def test_a_saved_lane_that_lies_elsewhere_is_refused() -> None:
             Replay((1, 2, 2), (), np.uint8, capacity=30, lanes=3).set_state(state, [], {"steps": []})
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+@pytest.mark.parametrize("capacity", [41, 50])
+def test_a_saved_replay_goes_on_in_fewer_bytes_if_it_fits(capacity: int, exponent: float) -> None:
+    """As where the plan for the freeze changes before it, and with it the room that the whole run needs."""
+    saved = filled(exponent)  # 41 of 64
+    other = Replay((1, 2, 2), (), np.int32, capacity=capacity, n_step=2, priority_exponent=exponent)
+    go_on(other, saved, None)
+    assert (other.capacity, other.size, len(other)) == (capacity, 41, len(saved))
+    if not exponent:  # a smaller tree orders its leaves otherwise
+        assert torch.equal(saved.sample(200).action, other.sample(200).action)
+    for i in range(30):  # round the end of the smaller ring
+        other.add([100 + i], [0.0], [False], [False], np.full((1, 1, 2, 2), 100 + i, np.uint8))
+    batch = other.sample(2000)
+    before = torch.where(batch.action == 100, 39, (batch.action - 1).clamp(min=0))  # the action before is what is shown
+    assert torch.equal(batch.obs.flatten(1)[:, 0].int(), before.int())
+    kept = range(capacity - 30)  # of the first 40, and the new ones whose window is complete
+    assert set(batch.action.tolist()) == {*range(40 - len(kept) + 1, 40), *range(100, 129)}
+    small = Replay((1, 2, 2), (), np.int32, capacity=40, n_step=2, priority_exponent=exponent)
+    with pytest.raises(ValueError, match=r"a replay of [\d,]+ bytes cannot take over the 41 steps of one of [\d,]+ bytes"):
+        go_on(small, saved, None)
+
+
 def test_continuous_actions_come_back_as_they_went_in() -> None:
     replay = Replay((1, 2, 2), (3,), np.float32, capacity=10)
     replay.begin(np.zeros((1, 1, 2, 2), np.uint8))

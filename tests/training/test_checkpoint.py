@@ -313,6 +313,8 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(seed: int, stopped: P
         with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged"):
             checkpoint.load(run_dir, said.append)
         assert len(said) == 2
+        with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged"):  # still: nothing begins over them
+            checkpoint.load(run_dir, said.append)
         return
     found = checkpoint.load(run_dir, said.append)
     assert found is not None
@@ -478,6 +480,20 @@ def test_an_environment_that_fails_again_ends_the_run_with_a_checkpoint(tmp_path
     with pytest.warns(UserWarning, match="has no state of the environment"):  # what failed is not asked for its state
         loop.train(run)
     assert run.step == ATARI.steps
+
+
+def test_a_state_may_use_the_names_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    state = {
+        "array": np.arange(3),
+        "shape": [3],
+        "in": [{"array": "text", "shape": None}, {"array": np.float32(2), "shape": ()}],
+    }
+    checkpoint.save(tmp_path / "run", 1, {"env": state}, [], keep=1)
+    found = checkpoint.load(tmp_path / "run", pytest.fail)
+    assert found
+    assert np.array_equal(found.state["env"].pop("array"), np.arange(3))
+    assert found.state["env"] == {"shape": [3], "in": [{"array": "text", "shape": None}, {"array": 2.0, "shape": []}]}
 
 
 def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,8 @@ def test_what_can_be_meant_is_not_refused() -> None:
         ("hidden = 256", "hidden = -3", "--agent.hidden must be at least 1"),
         ("atari/pong", "atari/warlords", "is for two players"),
         ("seed = 0", "seed = -1", "--seed must be at least 0"),
+        ('env = "atari/pong"', "env = 5", "cannot be read: not the settings of a run"),
+        ("[environment]", "environment = 5\n[elsewhere]", "cannot be read: not the settings of a run"),
     ],
 )
 @pytest.mark.parametrize("command", ["eval run", "play run --video out.mp4", "export run policy.onnx", "resume run"])

@@ -16,7 +16,7 @@ from seer_rl.experiments.results import CONVERGED, NEVER, Axis, Result, differin
 from seer_rl.text import visible
 from seer_rl.training import build
 from seer_rl.training.arguments import parse
-from seer_rl.training.config import ReplayConfig, TrainConfig, TransferConfig, name_of
+from seer_rl.training.config import ReplayConfig, TrainConfig, TransferConfig, first_update, name_of
 from seer_rl.training.process import prepare
 from seer_rl.training.rehearsal import dry_run
 
@@ -228,15 +228,18 @@ def estimate(experiment: Experiment) -> Estimate:
                 measured |= measure(settings)
             with closing(build.make_env(settings, training=False)) as built:
                 costs = build.costs(build.make_agent(settings, built, 0), built, settings)
-            begins = min(settings.agent.learning_starts, settings.steps)
-            sides = {False: (settings.steps if freeze is None else freeze) - begins}
+            begins = first_update(settings.agent, settings.agent.batch_size)
+            sides = [(False, 0, settings.steps if freeze is None else freeze)]
             if freeze is not None:
-                sides[True] = settings.steps - freeze
-            for frozen, steps in sides.items():
-                paper, true = (a + b for a, b in zip(costs.act(frozen), costs.update(frozen), strict=True))
-                flops += steps * paper * len(SEEDS)
+                sides.append((True, freeze, settings.steps))
+            for frozen, begin, end in sides:
+                updates = max(0, end - max(begin, begins)) * (settings.seer.replay_ratio if frozen else 1)
+                updates //= settings.agent.update_every
+                acts = zip(costs.act(frozen), costs.update(frozen), strict=True)
+                paper, true = ((end - begin) * act + updates * update for act, update in acts)
+                flops += paper * len(SEEDS)
                 took, operations = measured[frozen]
-                seconds += steps * took * true / operations * len(SEEDS)
+                seconds += took * true / operations * len(SEEDS)
     return Estimate(flops, seconds)
 
 
@@ -256,6 +259,7 @@ def measure(settings: TrainConfig, steps: int = 8) -> dict[bool, tuple[float, fl
             begun = time.perf_counter()
             for _ in range(steps):
                 run.advance()
-            operations = run.costs.act(frozen)[1] + run.costs.update(frozen)[1] / settings.agent.update_every
+            share = (settings.seer.replay_ratio if frozen else 1) / settings.agent.update_every
+            operations = run.costs.act(frozen)[1] + run.costs.update(frozen)[1] * share
             found[frozen] = (time.perf_counter() - begun) / steps, operations
     return found

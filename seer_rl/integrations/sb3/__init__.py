@@ -20,7 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from seer_rl.convergence import GAMES, progress
 from seer_rl.integrations.sb3.buffer import SeerBuffer
 from seer_rl.integrations.sb3.networks import Seam, SeerExtractor
-from seer_rl.replay.codec import EXAMPLES, Dtype, require_dtype
+from seer_rl.replay.codec import BITS, EXAMPLES, LEAST, Dtype, require_dtype
 from seer_rl.seer import AtStep, WhenConverged, embedder, freeze
 
 __all__ = ["Seer", "SeerBuffer", "SeerExtractor"]
@@ -102,7 +102,9 @@ class Seer(BaseCallback):
         if self.buffer.settings["n_step"] > 1 and not self.buffer.size() and self.first < begins:
             raise ValueError(f"returns of n steps need n steps first, and the buffer is empty: set learning_starts to {begins}")
         # A policy that comes without its buffer has seen many steps, and the buffer few: of those no grid can be made.
-        self.enough = min(EXAMPLES, self.buffer.replay.capacity // 2, step // 2)
+        capacity = self.buffer.replay.capacity
+        least = min(LEAST, capacity) if self.dtype in BITS else 1
+        self.enough = max(least, min(EXAMPLES, capacity // 2, step // 2))
         if self.freeze_step != "auto" or self.seam.frozen:
             self.when = AtStep(step)
         elif isinstance(self.when, WhenConverged) and self.num_timesteps:  # learning goes on, and so do its measurements
