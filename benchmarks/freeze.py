@@ -40,7 +40,7 @@ def forget() -> None:
 
 def measured(config: TrainConfig, steps: int, copies: int) -> dict[str, str]:
     """Fill a replay, freeze it, and say what that took."""
-    run = Run(replace(config, steps=2 * steps, seer=SeerConfig(steps), replay=ReplayConfig(capacity=steps)))
+    run = Run(replace(config, steps=2 * steps, seer=SeerConfig(steps, copies=copies), replay=ReplayConfig(capacity=steps)))
     run.close()
     replay, lanes, space = run.replay, run.num_envs, run.eval_env.observation_space
     frames = np.random.default_rng(0).integers(0, 256, (64, *(space.shape or ())), dtype=np.uint8)

@@ -7,6 +7,8 @@ import tyro
 
 from seer_rl.bounds import Count, Steps
 
+FPS = 30  # pictures a second of a film, where the environment says nothing of it
+
 
 def play(
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")],
@@ -37,6 +39,6 @@ def play(
 
     with mistakes():
         agent, env = build.trained(run, checkpoint.load_config(run), render_mode="rgb_array")
-    with contextlib.closing(env), filming(video, env.metadata["render_fps"]) as take:
+    with contextlib.closing(env), filming(video, env.metadata.get("render_fps", FPS)) as take:
         results = evaluate(agent, envs.Filmed(env, take), episodes, seed, torch.device("cpu"))
     tell(f"{video}: {episodes} game{'s' if episodes > 1 else ''}, {scores(results)}")

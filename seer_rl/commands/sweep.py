@@ -74,19 +74,20 @@ def sweep(
         output = output or Path("runs") / (plan.stem if plan else "sweep")
         runs = configs(grid, output, trusting=plan is None)
         threads = max(config.threads for config in runs.values())
-        at_a_time = jobs or max(1, len(cores()) // threads)
-        if memory is not None and memory < at_a_time:
-            raise ValueError(f"--memory {memory} is no memory for {at_a_time} runs at a time")
-        states = prepare(settle(runs, memory and memory // at_a_time, at_a_time, say))
-        begin: Callable[[Path], Process] = Local(min(at_a_time, len(states)), threads)
+        here = min(jobs or max(1, len(cores()) // threads), len(runs))
+        begin: Callable[[Path], Process] = Local(here, threads)
+        at_a_time = here
         if ray:
             from seer_rl.experiments import cluster
 
-            on_cluster = cluster.Cluster(ray, threads)
-            begin, at_a_time = on_cluster, jobs or on_cluster.jobs
+            begin = on_cluster = cluster.Cluster(ray, threads)
+            at_a_time = min(jobs or on_cluster.jobs, len(runs))
+        if memory is not None and memory < at_a_time:
+            raise ValueError(f"--memory {memory} is no memory for {at_a_time} runs at a time")
+        states = prepare(settle(runs, memory and memory // at_a_time, here, say))
     again = shlex.join(["seer", *sys.argv[1:]])
     done = sum(state.is_done for state in states)
-    say(f"{output}: {len(states)} runs, {done} done before, {min(at_a_time, len(states))} at a time")
+    say(f"{output}: {len(states)} runs, {done} done before, {at_a_time} at a time")
     with Board(console) as show, interruptible() as asked:
         finished = run(states, begin, at_a_time, show, asked)
     if not finished:

@@ -91,6 +91,8 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         self._repeat, self._return, self._length = action_repeat, 0.0, 0
         limit = base.max_episode_steps(env)
         self.max_episode_steps = None if limit is None else -(-limit // action_repeat)
+        if "render_fps" in env.metadata:  # a film has a picture of every agent step
+            self.metadata = {**env.metadata, "render_fps": env.metadata["render_fps"] / action_repeat}
         if env.has_wrapper_attr("get_state"):
             self.get_state, self.set_state = self._get_state, self._set_state
 

@@ -5,11 +5,13 @@ Each run is a task. Where its node dies, it goes on from its newest checkpoint o
 
 import contextlib
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 from seer_rl.experiments import worker
+from seer_rl.outside import TRUSTED
 from seer_rl.text import install
 
 
@@ -41,7 +43,10 @@ class Cluster:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             if host:  # Ray itself would try for minutes
                 socket.create_connection((host, int(port)), timeout=10).close()
-            self._ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
+            trusted = {
+                name: os.environ[name] for name in (TRUSTED,) if name in os.environ
+            }  # what the user said here counts there
+            self._ray.init(address, runtime_env={"env_vars": trusted}, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             why = str(error).strip().partition("\n")[0]
             raise ValueError(f"no Ray cluster answers at {address!r} ({why}): start one with `ray start --head`") from error

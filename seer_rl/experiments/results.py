@@ -23,6 +23,12 @@ SHOWN = ("eval/return", "eval/random_return", "compute/flops", "charts/seconds",
 Groups = dict[str, dict[str, list["Result"]]]  # runs by environment and settings
 NEVER, CONVERGED = "never", "when converged"  # of when an encoder was frozen; else a step
 LARGEST = float(np.finfo(np.float32).max)  # of what is shown
+# Settings that change how a run goes, not what it is.
+HOW = {"run_dir", "label", "seed", "env", "device", "threads", "compile", "memory_limit", "checkpoint_every", "keep",
+       "keep_last", "log"}  # fmt: skip
+# Settings that arms are told apart by in other words (`Result.traits`, `Result.label`), or that change no training.
+TOLD = {"agent.name", "agent.n_step", "replay.priority_exponent", "seer.dtype", "seer.freeze_step", "transfer.source",
+        "eval.every", "eval.episodes", "analysis.every"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,13 @@ class Result:
             "priority": f"priority {config.replay.priority_exponent:g}",
             "n_step": f"{config.agent.n_step}-step returns",
         }
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the settings that tell arms apart beside their traits, by name, each as "name value"."""
+        passed = ("seer.",) if self.frozen == NEVER else ()
+        named = {n: v for n, v in flat(self.config).items() if n not in HOW | TOLD and not n.startswith(passed)}
+        return {name: f"{name} {value}" for name, value in named.items()}
 
     @property
     def label(self) -> str:
@@ -238,28 +251,36 @@ def together(one: Result, other: Result) -> int:
 def group(results: Iterable[Result]) -> Groups:
     """Group runs by environment, and in it by what their settings are called; with the agent's name where there are several.
 
-    Where runs of one environment are called the same but differ in their `traits`, every run's name says those traits, too: an
-    arm never holds runs of several kinds. An environment is called as the first of its runs spells it.
+    Where runs of one environment are called the same but differ in their `traits`, or in other `settings`, every run's name
+    says those, too: an arm never holds runs of several kinds. An environment is called as the first of its runs spells it.
     """
     results = list(results)
     names: dict[str, str] = {}
     agents: dict[str, set[str]] = {}
-    called: dict[tuple[str, str], list[dict[str, str]]] = {}  # the traits of an environment's runs of one name
+    called: dict[tuple[str, ...], list[dict[str, str]]] = {}  # the traits of an environment's runs of one name
+    alike: dict[tuple[str, ...], list[dict[str, str]]] = {}  # the settings of those that have the same traits
     for result in results:
         env = names.setdefault(envs.canonical(result.config.env), result.config.env)
         agents.setdefault(env, set()).add(result.agent)
         called.setdefault((env, result.label), []).append(result.traits)
-    telling = [
-        trait for trait in (results[0].traits if results else ())
-        if any(len({traits[trait] for traits in alike}) > 1 for alike in called.values())
-    ]  # fmt: skip
+        alike.setdefault((env, result.agent, result.label, *result.traits.values()), []).append(result.settings)
+    telling = _telling(called.values())
+    telling_too = _telling(alike.values())
     groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         env = names[envs.canonical(result.config.env)]
         words = [result.agent] if len(agents[env]) > 1 else []
         words += [result.label, *(result.traits[trait] for trait in telling if result.traits[trait] not in result.label)]
+        words += [result.settings[name] for name in telling_too if name in result.settings]
         groups.setdefault(env, {}).setdefault(", ".join(words), []).append(result)
     return groups
+
+
+def _telling(groups: Iterable[list[dict[str, str]]]) -> list[str]:
+    """Return the names under which some group's dictionaries differ, in their order."""
+    groups = list(groups)
+    names = dict.fromkeys(name for group in groups for one in group for name in one)
+    return [name for name in names if any(len({one.get(name) for one in group}) > 1 for group in groups)]
 
 
 def scores_at(runs: Iterable[Result], axis: Axis, x: float) -> list[float]:

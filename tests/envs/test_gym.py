@@ -167,7 +167,9 @@ def test_actions_are_repeated_until_the_end() -> None:
     assert (len(inside.taken), lengths) == (made.LENGTH, 7)  # 6 times 4, and the last one alone
     assert rewards == [16.0] * 6 + [4.0]
     assert info["episode"] == {"r": 100.0, "l": 7}
-    assert base.max_episode_steps(make("CarRacing-v3", GymConfig(action_repeat=3), training=True)) == 334
+    car = make("CarRacing-v3", GymConfig(action_repeat=3), training=True)
+    assert base.max_episode_steps(car) == 334
+    assert car.metadata["render_fps"] == pytest.approx(50 / 3)  # of films, which show every agent step
 
 
 @pytest.mark.parametrize(

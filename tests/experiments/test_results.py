@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.experiments import curves, results
 from seer_rl.training import checkpoint
-from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
+from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig
 from seer_rl.training.logger import CLOCK, HEADER, METRICS
 
 
@@ -140,6 +141,27 @@ def test_arms_are_told_apart_whatever_they_are_called(tmp_path: Path) -> None:
         ["short returns-1", "short returns-2"], ["step-1", "step-2"], ["uint4-1", "uint4-2"],
     ]  # fmt: skip
     assert {run.frozen for run in groups["never frozen, images, priority 0, 20-step returns"]} == {"never"}
+
+
+def test_arms_differ_in_every_setting_that_changes_what_is_learnt(tmp_path: Path) -> None:
+    agent = RainbowConfig()
+    never = replace(CONFIG, seer=SeerConfig(), agent=agent)
+    kinds = {
+        "plain": never,
+        "faster": replace(never, agent=replace(agent, learning_rate=0.01)),
+        "longer": replace(never, steps=never.steps + 10),
+        "same": replace(never, seer=SeerConfig(copies=7), threads=3, checkpoint_every=9, eval=EvalConfig(every=7)),
+    }
+    for name, config in kinds.items():
+        for seed in (1, 2):
+            made(tmp_path / f"{name}-{seed}", replace(config, seed=seed), {})
+    groups = results.group(results.find([tmp_path], print))["atari/alien"]
+    rate = agent.learning_rate
+    assert {label: {run.run_dir.name.partition("-")[0] for run in runs} for label, runs in groups.items()} == {
+        f"never frozen, steps {never.steps}, agent.learning_rate {rate}": {"plain", "same"},
+        f"never frozen, steps {never.steps}, agent.learning_rate 0.01": {"faster"},
+        f"never frozen, steps {never.steps + 10}, agent.learning_rate {rate}": {"longer"},
+    }
 
 
 def test_what_happened_counts_not_what_was_hoped_for(tmp_path: Path) -> None:

@@ -171,6 +171,25 @@ def test_what_a_resume_may_change_a_sweep_may_too(tmp_path: Path, monkeypatch: p
     assert checkpoint.load_config(next(tmp_path.iterdir())) == first
 
 
+def test_memory_is_shared_by_the_runs_at_a_time(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three runs on 64 cores are three at a time, whatever --jobs allows."""
+
+    def settle(runs: object, share: int, jobs: int, say: object) -> None:
+        raise ValueError(f"{share} for each of {jobs}")
+
+    monkeypatch.setattr(sweep, "settle", settle)
+    for cores, jobs, said in (
+        (64, [], "3000000000 for each of 3"),
+        (2, [], "4500000000 for each of 2"),
+        (2, ["--jobs", "9"], "3"),
+    ):
+        monkeypatch.setattr(sweep, "cores", lambda cores=cores: list(range(cores)))
+        assert main(["sweep", str(plan), "--memory", "9GB", *jobs]) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_in_the_middle(how: signal.Signals, straight: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -362,6 +363,36 @@ def _tqc() -> Any:
     """SAC's names, with critics of quantiles."""
     return TQC("CnnPolicy", vector("sac"), replay_buffer_class=SeerBuffer, buffer_size=200,
                policy_kwargs=Seer(40).policy_kwargs(net_arch=[8]))  # fmt: skip
+
+
+def test_a_freeze_before_the_first_update_is_refused() -> None:
+    """Episodes are longer than it takes to come: the library learns at their ends."""
+    model = made("sac", seer := Seer(25, "float16"), train_freq=(5, "episode"))
+    with pytest.raises(ValueError, match="a freeze at 25 comes before the first update: let it come later"):
+        model.learn(60, callback=seer)
+    assert not model.replay_buffer.frozen
+
+
+def test_an_automatic_freeze_without_a_random_players_games_says_so() -> None:
+    model = made("dqn", seer := Seer("auto", latest=40), learning_starts=24)  # the first game ends at step 25
+    with pytest.warns(UserWarning, match=r"no game of a random player is known, so freeze='auto' waits for step 40") as said:
+        model.learn(60, callback=seer)
+    assert len(said) == 1
+    assert seer.frozen_at == 40
+
+
+def test_saving_a_buffer_makes_no_copy_of_it(tmp_path: Path) -> None:
+    model = made("dqn", seer := Seer(40))
+    model.learn(60, callback=seer)
+    buffer = model.replay_buffer
+    assert buffer.buffer_size == buffer.replay.capacity
+    segment = buffer.replay.segment(0).nbytes
+    tracemalloc.start()
+    model.save_replay_buffer(tmp_path / "buffer")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "buffer.pkl").stat().st_size > segment
+    assert most < segment / 2
 
 
 def test_a_shared_extractor_is_told_what_trains_it() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seer_rl import envs
-from seer_rl.experiments.results import CONVERGED, NEVER, Axis, Result, differing
+from seer_rl.experiments.results import CONVERGED, HOW, NEVER, Axis, Result, differing
 from seer_rl.text import visible
 from seer_rl.training import build
 from seer_rl.training.arguments import parse
@@ -138,23 +138,6 @@ def _most(values: Iterable[tuple[Any, int]], wanted: Any) -> Any:
     """Return `wanted` where it is among the values, and else the value that most seeds have. values: with the seed of each."""
     counts = Counter(value for value, _ in set(values))
     return wanted if wanted in counts else max(counts, key=counts.__getitem__, default=wanted)
-
-
-# Settings that change how a run goes, not what it is.
-HOW = {
-    "run_dir",
-    "label",
-    "seed",
-    "env",
-    "device",
-    "threads",
-    "compile",
-    "memory_limit",
-    "checkpoint_every",
-    "keep",
-    "keep_last",
-    "log",
-}
 
 
 def _differing(run: Result, wanted: Result) -> dict[str, str]:

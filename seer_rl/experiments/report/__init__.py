@@ -162,11 +162,13 @@ def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Res
     n = min(map(len, members))
     chosen = [runs[:n] for runs in members]
     xs: dict[str, list[float | None]] = {}
+    met = set[str]()  # the axes on which there is a stretch that all runs were evaluated in
     points: list[stats.Array] = []  # of each axis [runs, tasks, POINTS]
     for axis in AXES:
         ends = [run.at(axis, run.steps[-1]) for runs in chosen for run in runs]
         begins = [run.at(axis, run.steps[0]) for runs in chosen for run in runs]
         grid = np.linspace(max(begins), min(ends), POINTS)
+        met |= {axis} if max(begins) <= min(ends) else set()
         xs[axis] = _unit(axis, grid)
         points.append(np.array(
             [[[stats.normalised(env, float(y)) for y in np.interp(grid, run.along(axis, run.steps), run.returns)]
@@ -174,8 +176,8 @@ def _efficiency(tasks: Sequence[str], label: str, members: Sequence[Sequence[Res
         ))  # fmt: skip
     # One bootstrap for all axes, since resampling takes longer than the statistic.
     lines = [np.split(line, len(AXES)) for line in stats.curve(np.concatenate(points, axis=2), stats.iqm)]
-    return {"label": visible(label), "colour": colour, "runs": [], "freeze": None, "x": xs,
-            "per_axis": {axis: [_plain(line[i]) for line in lines] for i, axis in enumerate(AXES)}}  # fmt: skip
+    drawn = {axis: [_plain(line[i]) for line in lines] if axis in met else [] for i, axis in enumerate(AXES)}
+    return {"label": visible(label), "colour": colour, "runs": [], "freeze": None, "x": xs, "per_axis": drawn}
 
 
 def task(

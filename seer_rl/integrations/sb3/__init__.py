@@ -46,6 +46,7 @@ class Seer(BaseCallback):
         self.when: AtStep | WhenConverged | None = None
         self.first = 0  # the timestep at which learning begins: before it, games are a random player's
         self.scores: dict[bool, list[float]] = {True: [], False: []}  # of games; True: the random player's
+        self.told = False  # that there is no random player's game
         self.enough = 1  # steps that the buffer holds at a freeze, at least
         self.frozen_at: int | None = None
         self.report: dict[str, float] = {}  # of the freeze: bytes of a step and steps that fit, before and after
@@ -120,15 +121,24 @@ class Seer(BaseCallback):
         self.scores[random] += [info["episode"]["r"] for info in self.locals.get("infos", ()) if "episode" in info]
         if self.buffer.frozen or not self.buffer.size():
             return True
+        if isinstance(self.when, WhenConverged) and not random and not self.scores[True] and not self.told:
+            self.told = True
+            warnings.warn(
+                f"no game of a random player is known, so freeze='auto' waits for step {self.when.latest:,}: games must end "
+                f"before learning_starts={self.first}, and the environment needs the library's Monitor",
+                stacklevel=2,
+            )
         if isinstance(self.when, WhenConverged) and not random and self.when.measures(step):
             scored = progress(self.scores[False][-GAMES:], self.scores[True])
             self.when.monitor.measure(cast(Any, self.seam), replay, step, scored)
         due = self.seam.frozen or (self.when is not None and self.when.due(step))
         if due and self.buffer.size() >= self.enough:
+            if not self.seam.frozen and not cast(Any, self.model)._n_updates:
+                raise ValueError(f"a freeze at {step} comes before the first update: let it come later")
             self.report = {"bytes_before": replay.bytes_per_step, "steps_before": replay.capacity}
             freeze(self.seam, replay, copies=1, dtype=self.dtype)
             self.seam.fix()
             self.buffer.made_by = checksum(self.seam.lower.state_dict().values())
-            self.frozen_at = step
+            self.frozen_at, self.buffer.buffer_size = step, replay.capacity // self.buffer.n_envs
             self.report |= {"bytes_after": replay.bytes_per_step, "steps_after": replay.capacity}
         return True

@@ -102,6 +102,7 @@ class SeerBuffer(ReplayBuffer):
         """Forget all steps. The next are stored as images, until `Seer` freezes the buffer again."""
         super().reset()
         self.replay, self.embed, self.made_by = Replay(**self.settings), _Later(), None
+        self.buffer_size = self.replay.capacity // self.n_envs
         self._last, self._running = None, np.zeros(self.n_envs, bool)
 
     @property
@@ -111,8 +112,9 @@ class SeerBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the encoder, for `model.save_replay_buffer`."""
-        segments = [bytes(self.replay.segment(i)) for i in range(self.replay.segment_count)]
-        books = {kind: [bytes(part) for part in parts] for kind, parts in self.replay.books().items()}
+        # Views, which pickle writes without a copy of the whole replay.
+        segments = [np.frombuffer(self.replay.segment(i), np.uint8) for i in range(self.replay.segment_count)]
+        books = {kind: [np.frombuffer(part, np.uint8) for part in parts] for kind, parts in self.replay.books().items()}
         rest = {name: value for name, value in self.__dict__.items() if name not in ("replay", "embed")}
         return {"rest": rest, "replay": self.replay.get_state(), "segments": segments, "books": books}
 
