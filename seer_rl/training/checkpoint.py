@@ -201,7 +201,7 @@ def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
                 what = f"{error.filename or folder.path / manifest} cannot be read ({error.strerror})"
                 raise OSError(f"{what}; nothing was changed: make it readable, then resume again") from error
         if manifests or any(MANIFEST.fullmatch(name.removesuffix(ASIDE)) for name in folder.names()):
-            raise ValueError(f"every checkpoint of {run_dir} is damaged: start again with another --run-dir")
+            raise ValueError(f"every checkpoint of {run_dir} is damaged: begin anew with another --run-dir, or remove it")
         return None
 
 
