@@ -91,7 +91,9 @@ def sweep(
     with Board(console) as show, interruptible() as asked:
         finished = run(states, begin, at_a_time, show, asked)
     if not finished:
-        raise Ended(f"stopped, {sum(s.is_done for s in states)} of {len(states)} runs done: go on with: {again}", 130)
+        raise Ended(
+            f"stopped, {sum(s.is_done for s in states)} of {len(states)} runs done: go on with: {again}", 128 + asked[0]
+        )
     if failed := [state for state in states if state.failure]:
         for state in failed:
             complain(f"{state.run_dir}: {state.failure}")
@@ -102,7 +104,13 @@ def sweep(
 def planned(
     envs: tuple[str, ...], agents: tuple[str, ...], seeds: tuple[int, ...], settings: str, arms: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the plan that the options of `seer sweep` name."""
+    """Return the plan that the options of `seer sweep` name. Raises ValueError for arms without settings, or two of a name."""
+    names = [arm.partition("=")[0] for arm in arms]
+    for arm, name in zip(arms, names, strict=True):
+        if "=" not in arm:
+            raise ValueError(f"--arms {arm} says no settings: write {arm}=SETTINGS, or {arm}= for none")
+        if names.count(name) > 1:
+            raise ValueError(f"--arms has {name} twice: give each arm a name of its own")
     grid = {"envs": list(envs), "agents": list(agents), "seeds": list(seeds), "settings": settings}
     return grid | {"arms": dict(arm.partition("=")[::2] for arm in arms)}
 

@@ -154,12 +154,24 @@ def max_episode_steps(env: gym.Env[Any, Any]) -> int | None:
 def get_state(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """Return everything that what follows in `env` depends on: simulator, stack of frames, random numbers, score so far.
 
-    None where the environment has no state to give.
+    None where the environment has no state to give, or one that cannot be saved and taken back.
     """
-    if not env.has_wrapper_attr("get_state"):
+    if not (env.has_wrapper_attr("get_state") and env.has_wrapper_attr("set_state")):
         return None
     frames = {"frames": stack(list(env.get_wrapper_attr("obs_queue")))} if env.has_wrapper_attr("obs_queue") else {}
-    return {"inner": env.get_wrapper_attr("get_state")(), **frames}
+    state = {"inner": env.get_wrapper_attr("get_state")(), **frames}
+    return state if _can_be_saved(state) else None
+
+
+def _can_be_saved(tree: Any) -> bool:
+    """Tell whether a state is what this file's first lines say: a checkpoint would not hold anything else."""
+    if isinstance(tree, dict):
+        return all(isinstance(key, str) and _can_be_saved(value) for key, value in tree.items())
+    if isinstance(tree, list | tuple):
+        return all(map(_can_be_saved, tree))
+    if isinstance(tree, np.ndarray | np.generic):
+        return tree.dtype.kind in "biuf"
+    return tree is None or isinstance(tree, str | int | float)
 
 
 def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:

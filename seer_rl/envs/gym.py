@@ -197,7 +197,10 @@ def _image(shape: tuple[int, ...], size: int, gray: bool) -> Change:
             raise ImportError(f"resizing images needs the extra [gym]: {install('gym')}") from error
 
     def change(x: Any) -> NDArray[np.uint8]:
-        x = np.asarray(x).reshape(whole).transpose(order)
+        x = np.asarray(x)
+        if x.dtype != np.uint8 or x.shape != shape:
+            raise ValueError(f"an image is {x.dtype} of the shape {x.shape}, where its space says uint8 and {shape}")
+        x = x.reshape(whole).transpose(order)
         if gray:
             x = np.rint(x[..., :3] @ LUMA).astype(np.uint8)[..., None]
         if resizes:

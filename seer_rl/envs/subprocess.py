@@ -17,6 +17,7 @@ from seer_rl import child, envs
 from seer_rl.envs import base
 from seer_rl.envs.base import EnvConfig, Step
 
+FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals: the run still wants the states of its environments
 PATIENCE = 120.0  # seconds without an answer after which a process counts as hung; some environments take long to build
 
 
@@ -40,7 +41,11 @@ class EnvProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             command, variables = child.python("seer_rl.envs.subprocess", str(theirs.fileno()))
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)  # which it inherits, until it can ignore them
+            try:
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._pipe = Connection(ours.detach())
         self._send((name, settings))
 
@@ -95,8 +100,9 @@ class EnvProcess:
 
 def serve(pipe: Connection) -> None:
     """Be the other process: do what is asked for, until the pipe ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the run, which still wants our states
+    for number in FOR_THE_RUN:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_RUN)
     name, settings = pipe.recv()
     made: dict[int, gym.Env[Any, Any]] = {}
     with contextlib.suppress(EOFError, OSError):

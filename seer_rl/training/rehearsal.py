@@ -73,6 +73,8 @@ def settle(config: TrainConfig, say: Callable[[str], None], finish: Callable[[Pa
         left = limit - needs.beside
         hint = f"--replay.memory {left} fits" if left > 0 else "even without a replay it does not fit"
         raise ValueError(f"the run could take {size(needs.beside + replay)} ({parts}), more than {size(limit)}: {hint}")
+    if config.memory_limit is not None and needs.most > limit:
+        raise ValueError(f"the run took {size(needs.most)} when it was rehearsed, more than {size(limit)}: allow that much")
     most = _rounded_up(max(needs.beside + replay, needs.most))
     say(f"memory: at most {size(most)} (replay {size(replay)}, everything else {size(most - replay)}) of {size(limit)}")
     return replace(config, replay=replace(config.replay, memory=replay)) if automatic else config

@@ -133,6 +133,35 @@ def test_what_an_environment_tells_beside_the_score_is_not_sent() -> None:
         assert answer.info == {"episode": {"r": 4.0 * made.LENGTH, "l": made.LENGTH}}
 
 
+def test_an_image_that_is_not_as_its_space_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Floats between 0 and 1 would be black, and another order of the dimensions noise."""
+    for wrong in (lambda x: x.astype(np.float32) / 255, lambda x: x.transpose(2, 0, 1), lambda x: x.astype(np.int64)):
+        env, inside, _ = given(made.image(24, 20, 3))
+        shown = wrong(inside.seen(inside.observation_space))
+        monkeypatch.setattr(inside, "seen", lambda _, shown=shown: shown)
+        with pytest.raises(ValueError, match=r"where its space says uint8 and \(24, 20, 3\)"):
+            env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ({"count": 1, "words": ["a", None, 2.5, True], "array": np.zeros(3), "number": np.int8(3), "big": 2**100}, True),
+        ({0: "by number"}, False),
+        ({"set": {1}}, False),
+        ({"space": gym.spaces.Discrete(3)}, False),
+        ({"objects": np.array([None])}, False),
+        ({"code": print}, False),
+    ],
+)
+def test_a_state_that_cannot_be_saved_is_none(state: dict[Any, Any], kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make(f"{HERE}:remembering", AS_IT_IS, training=True)
+    env.reset(seed=0)
+    assert base.get_state(env)
+    monkeypatch.setattr(made.Remembering, "get_state", lambda _: state)
+    assert (base.get_state(env) is not None) == kept
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(1000, 250), (None, None)])
 def test_an_environments_own_limit_counts_agent_steps(
     limit: int | None, expected: int | None, monkeypatch: pytest.MonkeyPatch

@@ -129,6 +129,14 @@ def test_they_are_not_meant_by_signals_and_end_with_their_run() -> None:
     assert not env.is_running()
 
 
+def test_a_signal_while_it_starts_is_not_meant_for_it_either() -> None:
+    with closing(EnvProcess("atari/pong", base.EnvConfig())) as process:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(process.pid, number)  # long before its imports are done
+        process.ask("reset", {0: 1})
+        assert not failed(process.answers())
+
+
 def test_an_unknown_question_is_no_answer() -> None:
     with closing(EnvProcess("atari/pong", base.EnvConfig())) as process:
         process.ask("reset", {0: 1})

@@ -128,8 +128,11 @@ def test_jobs_and_both(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(plan), "--jobs", "-1"]) == 2
     assert main(["sweep", str(plan), "--envs", "atari/pong"]) == 2
     assert main(["sweep", str(plan.parent / "none.toml")]) == 2
+    for arms in (["a=", "a=--steps 9"], ["a"]):
+        assert main(["sweep", "--envs", "atari/pong", "--arms", *arms]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert [word in line for word, line in zip(("at least 1", "not both", "cannot be read"), said, strict=True)] == [True] * 3
+    words = ("at least 1", "not both", "cannot be read", "has a twice", "write a=SETTINGS")
+    assert [word in line for word, line in zip(words, said, strict=True)] == [True] * 5
 
 
 def test_finished_runs_are_not_repeated(plan: Path, straight: Path) -> None:
@@ -200,7 +203,7 @@ def test_stopped_in_the_middle(how: signal.Signals, straight: Path, tmp_path: Pa
         time.sleep(0.05)
     process.send_signal(how)
     said, _ = process.communicate()
-    assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
     until = time.monotonic() + 30
     while (
         left := [p for p in psutil.process_iter() if str(tmp_path / "out") in " ".join(line(p))]

@@ -151,6 +151,8 @@ def test_what_the_rehearsal_itself_took_is_in_the_promise(monkeypatch: pytest.Mo
     said: list[str] = []
     rehearsal.settle(replace(CONFIG, memory_limit=1_000_000_000), said.append)
     assert said == ["memory: at most 900 MB (replay 20 MB, everything else 880 MB) of 1 GB"]
+    with pytest.raises(ValueError, match="the run took 900 MB when it was rehearsed, more than 800 MB: allow that much"):
+        rehearsal.settle(replace(CONFIG, memory_limit=800_000_000), said.append)
 
 
 def test_an_automatic_replay_is_the_largest_that_fits_but_no_larger_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
