@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,12 @@ def test_what_an_environment_tells_beside_the_score_is_not_sent() -> None:
 
 def test_an_image_that_is_not_as_its_space_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Floats between 0 and 1 would be black, and another order of the dimensions noise."""
-    for wrong in (lambda x: x.astype(np.float32) / 255, lambda x: x.transpose(2, 0, 1), lambda x: x.astype(np.int64)):
+    wrongs: list[Callable[[Any], Any]] = [
+        lambda x: x.astype(np.float32) / 255,
+        lambda x: x.transpose(2, 0, 1),
+        lambda x: x.astype(np.int64),
+    ]
+    for wrong in wrongs:
         env, inside, _ = given(made.image(24, 20, 3))
         shown = wrong(inside.seen(inside.observation_space))
         monkeypatch.setattr(inside, "seen", lambda _, shown=shown: shown)
