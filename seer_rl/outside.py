@@ -6,6 +6,7 @@ the user has said so, on the command line or in the environment variable `SEER_C
 
 import importlib
 import os
+import shlex
 import sys
 from types import ModuleType
 from typing import Any
@@ -22,10 +23,19 @@ def trust(*names: str) -> None:
     """Let names that the user has given be imported, by this process and those it starts, from the working directory, too."""
     given = [name for name in names if is_outside(name)]
     if given:
-        known = filter(None, os.environ.get(TRUSTED, "").split(","))
-        os.environ[TRUSTED] = ",".join(dict.fromkeys([*known, *given]))
+        os.environ[TRUSTED] = ",".join(dict.fromkeys([*trusted(), *given]))
     if os.environ.get(TRUSTED) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def trusted() -> list[str]:
+    """List the names that the user has given."""
+    return [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
+
+
+def again(command: str) -> str:
+    """Return a command as the user has to give it, with the names that are trusted now."""
+    return f"{TRUSTED}={shlex.quote(','.join(trusted()))} {command}" if trusted() else command
 
 
 def load(name: str, what: str) -> Any:
@@ -42,7 +52,7 @@ def load(name: str, what: str) -> Any:
 
 def load_module(name: str, what: str) -> ModuleType:
     """Import the module of "module:object"; the rest is as for `load`."""
-    if name not in os.environ.get(TRUSTED, "").split(","):
+    if name not in trusted():
         raise ValueError(
             f"the {what} {name} is code, which settings in a file do not start: "
             f"if you trust it, say so with {TRUSTED}={name} before the command"

@@ -13,6 +13,7 @@ from seer_rl.commands.console import Screen
 from seer_rl.commands.display import Display, summary
 from seer_rl.commands.errors import Ended, mistakes
 from seer_rl.experiments import curves
+from seer_rl.outside import again
 from seer_rl.text import quoted
 from seer_rl.training import loop
 from seer_rl.training.events import Event, Fault, Metrics
@@ -42,7 +43,7 @@ def drive(run: Run, console: Screen, display: Display) -> None:
             loop.train(run, display, stopping, *pages)
         except Stopped:
             at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
-            raise Ended(f"{at}: go on with: seer resume {quoted(run.run_dir)}", 128 + stopping.asked[0]) from None
+            raise Ended(f"{at}: go on with: {again(f'seer resume {quoted(run.run_dir)}')}", 128 + stopping.asked[0]) from None
         except Fault as fault:
             raise Ended(str(fault), 1) from fault
     summary(run, console)
@@ -51,7 +52,8 @@ def drive(run: Run, console: Screen, display: Display) -> None:
         say(f"curves: {run.run_dir / PICTURE}")
     except (ImportError, ValueError, OSError) as error:  # the run has ended well, whatever befalls its picture
         say(f"note: {error}")
-    say(f"again: seer eval {quoted(run.run_dir)}   film: seer play {quoted(run.run_dir)} --video out.mp4")
+    said = again(f"seer eval {quoted(run.run_dir)}"), again(f"seer play {quoted(run.run_dir)} --video out.mp4")
+    say(f"again: {said[0]}   film: {said[1]}")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from seer_rl.outside import again
 from seer_rl.text import quoted
 from seer_rl.training import checkpoint, files
 from seer_rl.training.files import Folder
@@ -26,7 +27,7 @@ def require_free(run_dir: Path) -> None:
     """Raise ValueError, in a sentence, where no new run can be written to `run_dir`."""
     if os.path.lexists(run_dir):
         if (step := checkpoint.newest(run_dir)) is not None:
-            raise ValueError(f"{run_dir} holds a run at step {step:,}: go on with: seer resume {quoted(run_dir)}")
+            raise ValueError(f"{run_dir} holds a run at step {step:,}: go on with: {again(f'seer resume {quoted(run_dir)}')}")
         raise ValueError(f"{run_dir} exists already: name another --run-dir, or remove it")
     require_place(run_dir)
 

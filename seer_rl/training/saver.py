@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from seer_rl.outside import again
 from seer_rl.replay.replay import Replay
 from seer_rl.text import quoted
 from seer_rl.training import checkpoint
@@ -61,5 +62,5 @@ def way_back(run: Run) -> str:
     if run.saved is None:
         return f"there is no checkpoint in {run.run_dir} yet"
     if run.saved == run.step:
-        return f"everything up to it is saved: go on with: seer resume {quoted(run.run_dir)}"
+        return f"everything up to it is saved: go on with: {again(f'seer resume {quoted(run.run_dir)}')}"
     return f"the checkpoint of step {run.saved:,} in {run.run_dir} is from before it"

@@ -120,7 +120,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sweep --envs atari/alien --settings=--run_dir=x", "--run-dir cannot be among the settings"),
         ("sweep --envs atari/alien --arms a=--label=x", "--label cannot be among the settings"),
         ("sweep --envs atari/alien --memory 0", "is no memory for"),
-        ("sweep --envs atari/alien --memory 10 --jobs 100", "is no memory for 100 runs"),
+        ("sweep --envs atari/alien --seeds 1 2 --memory 1 --jobs 9", "is no memory for 2 runs"),
         ("report . --every 100000000000000000000", "--every must be at least 1 and at most 86,400"),
         ("paper table1 --flops nan", "--flops must be more than 0"),
         ("eval nowhere", "is no run"),

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from seer_rl import envs
+from seer_rl import envs, outside
 from seer_rl.agents.curl import CURL
 from seer_rl.agents.sac import SAC, SACConfig
 from seer_rl.commands.main import main
@@ -121,6 +121,15 @@ def test_an_environment_may_write_into_the_same_array() -> None:
     before, after = vectors.reset(seed=0)[0]["joints"], vectors.step(0)[0]["joints"]
     assert np.array_equal(after[:2], before[2:])
     assert not np.array_equal(after[2:], before[2:])
+
+
+def test_hints_name_the_code_that_a_command_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+    assert outside.again("seer eval runs/it") == "seer eval runs/it"
+    outside.trust("catch:Catch", "atari/pong", "mine:Agent")
+    assert outside.again("seer eval runs/it") == "SEER_CODE=catch:Catch,mine:Agent seer eval runs/it"
+    monkeypatch.setenv(TRUSTED, f"mine:Agent, {HERE}:counted")  # as people write it
+    assert outside.load(f"{HERE}:counted", "environment") is made.counted
 
 
 def test_what_an_environment_tells_beside_the_score_is_not_sent() -> None:
