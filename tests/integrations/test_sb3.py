@@ -443,7 +443,7 @@ def test_the_rule_is_the_one_of_the_library(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("seer_rl.convergence.MIN_CKA", 0.0)
     monkeypatch.setattr("seer_rl.convergence.NOVELTY", (0.0, np.inf))
     seer = Seer("auto", latest=110)
-    model = made("dqn", seer)
+    model = made("dqn", seer, learning_starts=30)
     model.learn(130, callback=seer)
     assert seer.frozen_at == 60  # at 40 it was too early
 
@@ -456,7 +456,7 @@ def test_measurements_go_on_where_learning_does(monkeypatch: pytest.MonkeyPatch)
     """And begin anew with another model, or where timesteps do."""
     monkeypatch.setattr("seer_rl.seer.EVERY", 20)
     seer = Seer("auto", latest=95)
-    model, other = made("dqn", seer), made("dqn", seer)
+    model, other = (made("dqn", seer, learning_starts=30) for _ in range(2))
     model.learn(100, callback=CallbackList([seer, ConvertCallback(lambda names, _: names["self"].num_timesteps < 50)]))
     assert [signals.step for signals in measured(seer)] == [40]
     model.learn(100, callback=seer, reset_num_timesteps=False)
