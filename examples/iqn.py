@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from seer_rl import AgentConfig, Batch
-from seer_rl.agents.networks import encoder, explored, output_shape
+from seer_rl.agents.networks import encoder, explored, features_of, joined
 from seer_rl.bounds import Count, NotNegative, Share, Size, Units
+from seer_rl.replay.observation import Obs, Shapes, length, vectors_in
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,13 @@ class IQN(nn.Module):
     sharing: ClassVar[int] = 1
     period: ClassVar[int] = 1
 
-    def __init__(
-        self, config: IQNConfig, obs_shape: tuple[int, ...], actions: int, seam: int | None = None, seed: int = 0
-    ) -> None:
-        """obs_shape: (C, H, W) of uint8 images. seam: convolutions below it (default: all)."""
+    def __init__(self, config: IQNConfig, obs_shape: Shapes, actions: int, seam: int | None = None, seed: int = 0) -> None:
+        """obs_shape: (C, H, W) of uint8 images; or several by key, and vectors' (D,). seam: layers below it (default: all)."""
         super().__init__()
         self.config, self.obs_shape, self.actions = config, obs_shape, actions
-        self.encoder = encoder(config.encoder, obs_shape, seam)
-        features = output_shape(self.encoder, obs_shape, torch.uint8)[0]
-        self.head = Quantiles(features, actions, config.hidden, config.cosines)
+        self.vectors = vectors_in(obs_shape)
+        self.encoder = encoder(config.encoder, obs_shape, seam, shared=config.shared_encoder)
+        self.head = Quantiles(features_of(self.encoder, obs_shape), actions, config.hidden, config.cosines)
         self.target_encoder, self.target_head = copy.deepcopy((self.encoder, self.head))
         self.target_encoder.requires_grad_(False)
         self.target_head.requires_grad_(False)
@@ -98,23 +97,27 @@ class IQN(nn.Module):
         """Give that of the target."""
         return self.target_encoder.lower
 
-    def augment(self, obs: torch.Tensor) -> torch.Tensor:
+    def augment(self, obs: Obs) -> Obs:
         """IQN augments nothing."""
         return obs
 
     @torch.no_grad()
-    def act(self, obs: torch.Tensor) -> torch.Tensor:
+    def act(self, obs: Obs) -> torch.Tensor:
         """Choose epsilon-greedy actions [N] at `obs` [N, ...]."""
-        return explored(self, obs, torch.rand(len(obs), generator=self.generator) < self.config.epsilon)
+        return explored(self, obs, torch.rand(length(obs), generator=self.generator) < self.config.epsilon)
 
-    def policy(self, obs: torch.Tensor) -> torch.Tensor:
+    def features(self, encoder: nn.Module, obs: Obs) -> torch.Tensor:
+        """Give what the head gets of `obs` [B, ...]: the features of all images, and vectors behind: [B, F]."""
+        return joined(encoder(obs), obs, self.vectors)
+
+    def policy(self, obs: Obs) -> torch.Tensor:
         """Give expected returns [B, actions]: the mean over levels that are spread evenly."""
-        count = self.config.policy_quantiles
-        tau = (torch.arange(count, device=obs.device) + 0.5) / count
-        returns: torch.Tensor = self.head(self.encoder(obs), tau.expand(len(obs), count)).mean(dim=1)
+        x, count = self.features(self.encoder, obs), self.config.policy_quantiles
+        tau = (torch.arange(count, device=x.device) + 0.5) / count
+        returns: torch.Tensor = self.head(x, tau.expand(len(x), count)).mean(dim=1)
         return returns
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+    def forward(self, obs: Obs) -> torch.Tensor:
         """Let every layer compute: the policy needs them all."""
         return self.policy(obs)
 
@@ -135,10 +138,10 @@ class IQN(nn.Module):
         """Give the quantile Huber loss [B] of all pairs of levels, with kappa = 1 (equations 2 and 3)."""
         rows = torch.arange(len(batch.action), device=batch.action.device)
         tau, tau_next = (self.levels(batch.action) for _ in range(2))
-        z = self.head(self.encoder(batch.obs), tau)[rows, :, batch.action]  # [B, N]
+        z = self.head(self.features(self.encoder, batch.obs), tau)[rows, :, batch.action]  # [B, N]
         with torch.no_grad():
             best = self.policy(batch.next_obs).argmax(dim=1)
-            z_next = self.target_head(self.target_encoder(batch.next_obs), tau_next)[rows, :, best]  # [B, N']
+            z_next = self.target_head(self.features(self.target_encoder, batch.next_obs), tau_next)[rows, :, best]  # [B, N']
             goal = batch.reward[:, None] + batch.discount[:, None] * z_next
         difference = goal[:, None, :] - z[:, :, None]  # [B, N, N']
         huber = F.huber_loss(difference, torch.zeros_like(difference), reduction="none")

@@ -8,6 +8,9 @@ import importlib
 import os
 import shlex
 import sys
+import sysconfig
+import traceback
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -60,4 +63,27 @@ def load_module(name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(name.partition(":")[0])
     except Exception as error:  # anything: it is code of others
-        raise ValueError(f"the {what} {name} cannot be imported: {error}") from error
+        raise ValueError(f"the {what} {name} cannot be imported: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """Return an exception in words: what it is, what it says, and where in the user's own code it arose, if it did."""
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{said} ({where})" if (where := place(error)) else said
+
+
+def place(error: BaseException) -> str:
+    """Return the innermost file and line of the user's own code that an exception passed, as "robot.py, line 7".
+
+    The user's own is what belongs neither to this library nor to Python and what is installed. Empty where there is none, or
+    where no code is trusted (it may be what PyTorch's compiler wrote).
+    """
+    if not trusted():
+        return ""
+    others = {Path(path).resolve() for path in sysconfig.get_paths().values()} | {Path(__file__).resolve().parent}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename).resolve()
+        if file.is_file() and others.isdisjoint(file.parents):
+            here = Path.cwd().resolve()
+            return f"{file.relative_to(here) if here in file.parents else file}, line {frame.lineno}"
+    return ""

@@ -1,7 +1,8 @@
 """State the contract of agents: all that the freeze, a training run and the tools around it ask of an agent.
 
-An agent is a `torch.nn.Module` that meets `Agent`, with a frozen dataclass of settings that inherits `AgentConfig`. To add one,
-write a file and list its class in `AGENTS` (`agents/__init__.py`).
+An agent is a `torch.nn.Module` that meets `Agent`, with a frozen dataclass of settings that inherits `AgentConfig`. One of
+yours is a file anywhere, which the command line names: `--agent module:Class`. One that shall come with the library is listed
+in `AGENTS` (`agents/__init__.py`), too.
 """
 
 from collections.abc import Iterable, Iterator

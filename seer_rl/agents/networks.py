@@ -196,7 +196,9 @@ class ExternalEncoder(nn.Module):
             self.eval()
             output_shape(self.module, obs_shape, torch.float32)
         except Exception as error:  # anything: it is code of others
-            raise ValueError(f"{name} gave no encoder for images of {'x'.join(map(str, obs_shape))}: {error}") from error
+            raise ValueError(
+                f"{name} gave no encoder for images of {'x'.join(map(str, obs_shape))}: {outside.told(error)}"
+            ) from error
 
     def train(self, mode: bool = True) -> "ExternalEncoder":
         return super().train(False)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from seer_rl import outside
 from seer_rl.commands.streams import complain
 from seer_rl.training.arguments import Mistake
 
@@ -45,5 +46,8 @@ def answered(error: BaseException) -> int:
 
     if isinstance(error, EnvironmentFailed):
         complain(f"the environment failed: {error}")
+        return 1
+    if outside.place(error):
+        complain(f"code of yours failed: {outside.told(error)}")
         return 1
     raise error

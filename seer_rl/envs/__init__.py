@@ -70,10 +70,10 @@ def make(
         raise ValueError(f"the settings of {name} are a {family.Config.__name__}, not a {type(settings).__name__}")
     try:
         env = family.make(task, settings, training, render_mode)
-    except (ValueError, ImportError, OSError):
-        raise
     except Exception as error:  # of many kinds: it may be code of others
-        raise ValueError(f"the environment {name} cannot be made: {error}") from error
+        if isinstance(error, ValueError | ImportError | OSError) and not outside.place(error):
+            raise
+        raise ValueError(f"the environment {name} cannot be made: {outside.told(error)}") from error
     try:
         check(env, name)
     except BaseException:

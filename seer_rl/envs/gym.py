@@ -234,10 +234,10 @@ def agent_for(task: str) -> str:
     """
     try:
         env = _created(task, None)
-    except (ValueError, ImportError):
-        raise
     except Exception as error:  # of many kinds: it is code of others
-        raise ValueError(f"the environment {task} cannot be made: {error}") from error
+        if isinstance(error, ValueError | ImportError) and not outside.place(error):
+            raise
+        raise ValueError(f"the environment {task} cannot be made: {outside.told(error)}") from error
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     env.close()
     return "rainbow" if discrete else "sac"

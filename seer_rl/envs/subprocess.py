@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from seer_rl import child, envs
+from seer_rl import child, envs, outside
 from seer_rl.envs import base
 from seer_rl.envs.base import EnvConfig, Step
 
@@ -115,7 +115,7 @@ def serve(pipe: Connection) -> None:
                         made[i] = envs.make(name, training=True, settings=settings)
                     told[i] = None, _done(made[i], method, argument)
                 except Exception as error:  # of many kinds, by the simulator
-                    told[i] = repr(error), None
+                    told[i] = outside.told(error), None
                     with contextlib.suppress(Exception):
                         made.pop(i).close()  # what is left of it may be in any state
             pipe.send(told)

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from seer_rl import envs
+from seer_rl import envs, outside
 from seer_rl.agents.base import Agent
 from seer_rl.agents.flops import Costs, measure
 from seer_rl.agents.networks import AutocastSequential, blank, output_shape, scale_of
@@ -22,7 +22,7 @@ from seer_rl.envs.vector import VectorEnv
 from seer_rl.replay.observation import Obs, Shapes
 from seer_rl.replay.replay import Replay
 from seer_rl.seer import copies_of, views
-from seer_rl.training import checkpoint, rundir
+from seer_rl.training import checkpoint, rundir, trial
 from seer_rl.training.config import AGENTS, TrainConfig, TransferConfig, agent_called, check_numbers, name_of
 from seer_rl.training.transfer import load_encoder, receive_all, receive_encoder
 from seer_rl.training.weights import tensors
@@ -71,10 +71,24 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
     actions = int(space.n) if isinstance(space, gym.spaces.Discrete) else (space.shape or (0,))[0]
     with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the process's generator
         torch.default_generator.manual_seed(config.seed)
-        agent: Agent = kind(config.agent, obs_shape(env), actions, config.seer.layers, seed)
+        agent = _made(kind, config, obs_shape(env), actions, seed)
     for module in agent.modules():
         if isinstance(module, AutocastSequential):
             module.set_precision(getattr(torch, config.precision))
+    return agent
+
+
+def _made(kind: type[Agent], config: TrainConfig, shapes: Shapes, actions: int, seed: int) -> Agent:
+    """Make the agent; one from elsewhere is tried once. Raises ValueError where that fails."""
+    name = name_of(config.agent)
+    if not outside.is_outside(name):
+        return kind(config.agent, shapes, actions, config.seer.layers, seed)
+    try:
+        agent = kind(config.agent, shapes, actions, config.seer.layers, seed)
+        trial.check(agent, shapes)
+    except Exception as error:  # of many kinds: it is code of others
+        said = str(error) if isinstance(error, ValueError) and not outside.place(error) else outside.told(error)
+        raise ValueError(f"the agent {name} cannot learn in {config.env}: {said}") from error
     return agent
 
 

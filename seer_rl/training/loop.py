@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from seer_rl import outside
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.replay.observation import Unfit
 from seer_rl.training import build, checkpoint, rundir
@@ -124,6 +125,10 @@ def train(run: Run, *listeners: Listener) -> None:
             raise Fault(f"{error}; {way_back(run)}") from error
         except OSError as error:
             raise Fault(f"the system refused at step {run.step:,} ({error}); {way_back(run)}") from error
+        except Exception as error:
+            if isinstance(error, Stopped | Fault) or not outside.place(error):
+                raise
+            raise Fault(f"code of yours failed at step {run.step:,}: {outside.told(error)}; {way_back(run)}") from error
         for listener in listeners:
             listener(run, Event.TIDYING)
         checkpoint.tidy(run.run_dir, keep=int(run.config.keep_last))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from seer_rl import outside
 from seer_rl.agents.base import Agent
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.replay.observation import Obs, each
@@ -52,7 +53,7 @@ def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
         return method(*args, **options)
     except Exception as error:
-        raise EnvironmentFailed(repr(error)) from error
+        raise EnvironmentFailed(outside.told(error)) from error
 
 
 def evaluate(

@@ -50,6 +50,15 @@ class Remembering(Counting):
         self.count, self.shade, self.np_random.bit_generator.state = state["count"], state["shade"], state["rng"]
 
 
+class Breaking(Counting):
+    """Breaks at its second step."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.count == 1:
+            raise LookupError("no second step")
+        return super().step(action)
+
+
 def image(*shape: int) -> gym.spaces.Box:
     return gym.spaces.Box(0, 255, shape, np.uint8)
 
@@ -127,6 +136,10 @@ def talking() -> gym.Env[Any, Any]:
 
 def striped() -> gym.Env[Any, Any]:
     return Counting(image(40, 40, 7), COUNTED)
+
+
+def breaking() -> gym.Env[Any, Any]:
+    return Breaking(image(40, 40, 3), COUNTED)
 
 
 def failing() -> gym.Env[Any, Any]:

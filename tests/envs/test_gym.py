@@ -26,6 +26,7 @@ from seer_rl.outside import TRUSTED
 from seer_rl.training import checkpoint, loop
 from seer_rl.training.config import AnalysisConfig, EvalConfig, SeerConfig, TrainConfig
 from seer_rl.training.events import Event, Metrics
+from seer_rl.training.play import play
 from seer_rl.training.run import Run, Stopped
 from tests.envs import made
 from tests.replay.saved import held
@@ -143,6 +144,22 @@ def test_what_an_environment_tells_beside_the_score_is_not_sent() -> None:
         assert answer.info == {"episode": {"r": 4.0 * made.LENGTH, "l": made.LENGTH}}
 
 
+def test_what_an_environment_raises_is_told_with_file_and_line() -> None:
+    """In the process of its own, and in an evaluation."""
+    lines = Path(made.__file__).read_text("utf-8").splitlines()
+    line = 1 + next(i for i, text in enumerate(lines) if "no second step" in text)
+    told = f"LookupError: no second step (tests/envs/made.py, line {line})"
+    with closing(EnvProcess(f"{HERE}:breaking", GymConfig())) as process:
+        for method, argument in (("reset", 1), ("step", 1), ("step", 1)):
+            process.ask(method, {0: argument})
+            (answer,) = process.answers().values()
+    assert isinstance(answer, EnvironmentFailed)
+    assert str(answer) == told
+    with closing(envs.make(f"{HERE}:breaking", training=False)) as env, pytest.raises(EnvironmentFailed) as failure:
+        play(env, lambda _: 1, 1, seed=0)
+    assert str(failure.value) == told
+
+
 def test_an_image_that_is_not_as_its_space_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Floats between 0 and 1 would be black, and another order of the dimensions noise."""
     wrongs: list[Callable[[Any], Any]] = [
@@ -224,7 +241,7 @@ def test_actions_are_repeated_until_the_end() -> None:
         (f"{HERE}:several", "they must be discrete, or a vector of floats"),
         (f"{HERE}:talking", "its observation 'ear' is Text"),
         (f"{HERE}:striped", "their channels, 1, 3 or 4, must come first or last"),
-        (f"{HERE}:failing", "cannot be made: 'no arena'"),
+        (f"{HERE}:failing", "cannot be made: KeyError: 'no arena' (tests/envs/made.py, line "),
         (f"{HERE}:nothing", "gave str, not a gymnasium environment"),
         (f"{HERE}:absent", "cannot be imported"),
         (f"{HERE}:family", "is a family of environments: name one of its tasks"),

@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from seer_rl import outside
 from seer_rl.commands.main import main
 from seer_rl.experiments import inspect, sweep
 from seer_rl.replay.replay import Batch
-from seer_rl.training import checkpoint, loop
-from seer_rl.training.config import from_toml
+from seer_rl.training import checkpoint, loop, trial
+from seer_rl.training.config import AGENTS, from_toml
 from seer_rl.training.events import Event, Metrics
 from seer_rl.training.run import Run, Stopped
+from seer_rl.training.weights import tensors
 
 NAME = "examples.iqn:IQN"
 SETTINGS = (
@@ -132,6 +134,110 @@ def test_what_is_no_agent_is_refused(name: str, words: str, tmp_path: Path, caps
     assert words in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+class Half(IQN):
+    """Tells no errors."""
+
+    def update(self, batch: Batch) -> Any:
+        return super().update(batch)[0]
+
+
+class Short(IQN):
+    """Acts with numbers of another type."""
+
+    def act(self, obs: Any) -> torch.Tensor:
+        return super().act(obs).int()
+
+
+class Beyond(IQN):
+    """Chooses actions that are not there."""
+
+    def act(self, obs: Any) -> torch.Tensor:
+        return super().act(obs) + self.actions
+
+
+class Double(IQN):
+    """Gives values of another type."""
+
+    def policy(self, obs: Any) -> torch.Tensor:
+        return super().policy(obs).double()
+
+
+class Forgetful(IQN):
+    """Looks for what is not there, after a while."""
+
+    steps = 0
+
+    def act(self, obs: Any) -> torch.Tensor:
+        self.steps += 1
+        return self.missing if self.steps > 12 else super().act(obs)  # type: ignore[return-value]
+
+
+class Unfinished(IQN):
+    """Cannot be made."""
+
+    def __init__(self, *given: Any) -> None:
+        raise KeyError("hidden")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Half, "update gives {'losses/loss': tensor("),
+        (Short, "act gives int32 [3], where it must give int64 [3] for 3 observations: seer_rl/agents/base.py says"),
+        (Beyond, "where it must give 0 to 5: seer_rl/agents/base.py says"),
+        (Double, "policy gives float64 [3, 6], where it must give float32 [3, 6] for 3 observations"),
+        (Unfinished, "KeyError: 'hidden' (tests/examples/test_iqn.py, line "),
+    ],
+)
+def test_what_breaks_the_contract_is_told_before_the_run_begins(
+    kind: type[IQN], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words_given = SETTINGS.replace(NAME, f"tests.examples.test_iqn:{kind.__name__}").split()
+    assert main(["train", *words_given, "--run-dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith(f"seer: the agent tests.examples.test_iqn:{kind.__name__} cannot learn in atari/qbert: ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_code_that_fails_in_a_run_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, run_dir = "tests.examples.test_iqn:Forgetful", tmp_path / "run"
+    words = SETTINGS.replace(NAME, name).replace("--checkpoint-every 20", "--checkpoint-every 5").split()
+    assert main(["train", *words, "--run-dir", str(run_dir)]) == 1
+    said = capsys.readouterr().err
+    lines = Path(__file__).read_text("utf-8").splitlines()
+    line = 1 + next(i for i, text in enumerate(lines) if "return self.missing" in text)
+    assert "seer: code of yours failed at step 13: AttributeError: 'Forgetful' object has no attribute 'missing' " in said
+    assert f"(tests/examples/test_iqn.py, line {line}); the checkpoint of step 10 in {run_dir} is from before it" in said
+    assert main(["eval", str(run_dir), "--episodes", "1"]) == 2  # it has saved no weights yet
+
+
+def test_a_trial_changes_nothing() -> None:
+    """Not the agent, and not the process's random numbers."""
+    shapes = {"front": (3, 40, 40), "wrist": (3, 36, 36), "joints": (5,)}
+    agent = IQN(IQNConfig(hidden=8, encoder="data-efficient"), shapes, 4)
+    before = (
+        {name: tensor.clone() for name, tensor in tensors(agent).items()},
+        agent.generator.get_state(),
+        torch.get_rng_state(),
+    )
+    trial.check(agent, shapes)
+    assert all(torch.equal(before[0][name], tensor) for name, tensor in tensors(agent).items())
+    assert torch.equal(before[1], agent.generator.get_state())
+    assert torch.equal(before[2], torch.get_rng_state())
+    assert (agent.updates, agent.lower.training, all(p.requires_grad for p in agent.encoder.parameters())) == (0, True, True)
+
+
+@pytest.mark.parametrize("name", list(AGENTS))
+def test_the_librarys_agents_pass(name: str) -> None:
+    """With several cameras and a vector, before the freeze and after it."""
+    kind = AGENTS[name]
+    size = 100 if hasattr(kind.Config, "crop") else 84
+    shapes = {"front": (3, size, size), "wrist": (3, size, size), "joints": (5,)}
+    trial.check(kind(kind.Config(), shapes, 4), shapes)
 
 
 def test_a_sweep_takes_it_by_the_users_word_and_not_by_a_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

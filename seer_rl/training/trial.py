@@ -1,0 +1,74 @@
+"""Tries an agent from elsewhere before it is trained, so that what is not as `agents.base.Agent` says is told in a sentence."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from seer_rl.agents.base import Agent
+from seer_rl.agents.networks import blank
+from seer_rl.replay.observation import Obs, Shapes
+from seer_rl.replay.replay import Batch
+from seer_rl.seer import embedder
+
+COUNT = 3  # observations: no other dimension is as long by chance
+
+
+def check(agent: Agent, shapes: Shapes) -> None:
+    """Act and learn once from images and once from embeddings of them, with a copy of `agent`; itself, it stays as it is.
+
+    shapes: of the environment's observations, by key where they are dictionaries. Raises ValueError, in a sentence, where a
+    method gives something else than the contract says. What the agent's own code raises passes.
+    """
+    _require(isinstance(agent, nn.Module), "the agent", "a torch.nn.Module", agent)
+    for name in ("encoder", "target_encoder", "lower", "target_lower"):
+        _require(isinstance(getattr(agent, name), nn.Module), name, "a torch.nn.Module", getattr(agent, name))
+    _require(isinstance(agent.generator, torch.Generator), "generator", "a torch.Generator", agent.generator)
+    with torch.random.fork_rng(devices=[]):
+        tried = copy.deepcopy(agent)
+        seen: Obs = blank(shapes, COUNT, torch.uint8)
+        _learn(tried, seen)
+        images = {key: x for key, x in seen.items() if x.dtype == torch.uint8} if isinstance(seen, dict) else seen
+        embedded, _ = embedder(tried, copies=1)(images, current=True)
+        _learn(tried, {**seen, **embedded} if isinstance(seen, dict) and isinstance(embedded, dict) else embedded)
+
+
+def _learn(agent: Agent, obs: Obs) -> None:
+    """Call every method that takes `obs` [COUNT, ...], and look at what it gives."""
+    with torch.no_grad():
+        actions, values = agent.act(obs), agent.policy(obs)
+    if agent.continuous:
+        _require_tensor(actions, "act", torch.float32, (COUNT, agent.actions))
+        _require(bool(actions.abs().max() <= 1), "act", "numbers within [-1, 1]", actions)
+    else:
+        _require_tensor(actions, "act", torch.int64, (COUNT,))
+        _require(bool(actions.min() >= 0 and actions.max() < agent.actions), "act", f"0 to {agent.actions - 1}", actions)
+    _require_tensor(values, "policy", torch.float32, (COUNT, agent.actions))
+    one = torch.ones(COUNT)
+    batch = Batch(obs, actions, 0 * one, 0.5 * one, obs, np.arange(COUNT), one)
+    _require_tensor(agent.errors(batch), "errors", torch.float32, (COUNT,))
+    learnt: Any = agent.update(batch)
+    _require(isinstance(learnt, tuple) and len(learnt) == 2, "update", "metrics and errors", learnt)
+    metrics, errors = learnt
+    named = isinstance(metrics, Mapping) and all(isinstance(name, str) for name in metrics)
+    _require(named and all(np.size(_plain(x)) == 1 for x in metrics.values()), "update", "metrics: a number by name", metrics)
+    _require_tensor(errors, "update", torch.float32, (COUNT,))
+
+
+def _require_tensor(found: Any, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    fits = isinstance(found, torch.Tensor) and found.dtype == dtype and found.shape == shape
+    _require(fits, name, f"{str(dtype).removeprefix('torch.')} {list(shape)} for {COUNT} observations", found)
+
+
+def _require(holds: bool, name: str, wanted: str, found: Any) -> None:
+    if not holds:
+        tensor = isinstance(found, torch.Tensor)
+        is_a = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}" if tensor else f"{found!r:.80}"
+        raise ValueError(f"{name} gives {is_a}, where it must give {wanted}: seer_rl/agents/base.py says what an agent needs")
+
+
+def _plain(x: Any) -> Any:
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
