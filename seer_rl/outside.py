@@ -17,6 +17,10 @@ from typing import Any
 TRUSTED = "SEER_CODE"
 
 
+class Unavailable(ValueError):
+    """Code that the user has not named, or that cannot be imported, in a sentence."""
+
+
 def is_outside(name: str) -> bool:
     """Tell whether a name is that of code from elsewhere."""
     return ":" in name
@@ -44,26 +48,26 @@ def again(command: str) -> str:
 def load(name: str, what: str) -> Any:
     """Import the object "module:object", `what` it is in words.
 
-    Raises ValueError, in a sentence, where the user has not named it, or it cannot be imported.
+    Raises Unavailable where the user has not named it, or it cannot be imported.
     """
     module = load_module(name, what)
     try:
         return getattr(module, name.partition(":")[2])
     except AttributeError as error:
-        raise ValueError(f"the {what} {name} cannot be imported: {error}") from error
+        raise Unavailable(f"the {what} {name} cannot be imported: {error}") from error
 
 
 def load_module(name: str, what: str) -> ModuleType:
     """Import the module of "module:object"; the rest is as for `load`."""
     if name not in trusted():
-        raise ValueError(
+        raise Unavailable(
             f"the {what} {name} is code, which settings in a file do not start: "
             f"if you trust it, say so with {TRUSTED}={name} before the command"
         )
     try:
         return importlib.import_module(name.partition(":")[0])
     except Exception as error:  # anything: it is code of others
-        raise ValueError(f"the {what} {name} cannot be imported: {told(error)}") from error
+        raise Unavailable(f"the {what} {name} cannot be imported: {told(error)}") from error
 
 
 def told(error: BaseException) -> str:

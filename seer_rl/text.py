@@ -4,6 +4,7 @@ Names come from files, directories and environments that somebody else made. The
 the screen, or line ends that would forge a line of ours.
 """
 
+import errno
 import math
 import os
 import re
@@ -28,6 +29,24 @@ def visible(text: str) -> str:
 def install(extra: str) -> str:
     """Say how to install an extra of this package. It is not released: its name in an index may be somebody else's."""
     return f"pip install '.[{extra}]' in a checkout of seer-rl"
+
+
+ADVICE = {
+    errno.ENOSPC: "make room there, or write elsewhere",
+    errno.EDQUOT: "make room there, or write elsewhere",
+    errno.EROFS: "write elsewhere",
+    errno.EACCES: "change its permissions, or use another place",
+    errno.EMFILE: "let the process open more files (ulimit -n)",
+}
+
+
+def refusal(error: OSError) -> str:
+    """Say what the system refused, of which file, and what to do where that is plain. A sentence of ours stays as it is."""
+    if error.errno is None or not error.strerror:
+        return str(error)
+    of = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    advice = f": {ADVICE[error.errno]}" if error.errno in ADVICE else ""
+    return f"{of}{error.strerror.lower()}{advice}"
 
 
 def plain(name: str) -> str:

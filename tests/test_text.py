@@ -1,8 +1,10 @@
 """Words for people."""
 
+import errno
+
 import pytest
 
-from seer_rl.text import count, size
+from seer_rl.text import count, refusal, size
 from seer_rl.training.rehearsal import _rounded_up
 
 
@@ -20,6 +22,22 @@ def test_size(n: float, text: str) -> None:
 )
 def test_count(n: float, text: str) -> None:
     assert count(n) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/b"),
+            "a/b: no space left on device: make room there, or write elsewhere",
+        ),
+        (OSError(errno.ENOENT, "No such file or directory", b"a\xff"), "a\udcff: no such file or directory"),
+        (OSError(errno.EIO, "Input/output error"), "input/output error"),
+        (OSError("the service is away: try again"), "the service is away: try again"),
+    ],
+)
+def test_what_the_system_refused(error: OSError, words: str) -> None:
+    assert refusal(error) == words
 
 
 def test_a_promise_is_rounded_up() -> None:

@@ -14,7 +14,7 @@ from seer_rl.commands.display import Display, summary
 from seer_rl.commands.errors import Ended, mistakes
 from seer_rl.experiments import curves
 from seer_rl.outside import again
-from seer_rl.text import quoted
+from seer_rl.text import quoted, refusal
 from seer_rl.training import loop
 from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.run import Run, Stopped
@@ -51,7 +51,7 @@ def drive(run: Run, console: Screen, display: Display) -> None:
         curves.picture(run.run_dir)
         say(f"curves: {run.run_dir / PICTURE}")
     except (ImportError, ValueError, OSError) as error:  # the run has ended well, whatever befalls its picture
-        say(f"note: {error}")
+        say(f"note: {refusal(error) if isinstance(error, OSError) else error}")
     said = again(f"seer eval {quoted(run.run_dir)}"), again(f"seer play {quoted(run.run_dir)} --video out.mp4")
     say(f"again: {said[0]}   film: {said[1]}")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from seer_rl import outside
 from seer_rl.commands.streams import complain
+from seer_rl.text import refusal
 from seer_rl.training.arguments import Mistake
 
 __all__ = ["Ended", "Mistake", "answered", "mistakes"]
@@ -22,7 +23,9 @@ def mistakes() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, ImportError, MemoryError, OSError) as error:
+    except OSError as error:
+        raise Mistake(refusal(error)) from error
+    except (ValueError, ImportError, MemoryError) as error:
         raise Mistake(str(error)) from error
     except RuntimeError as error:
         if "alloc" not in str(error) and "overflow" not in str(error):

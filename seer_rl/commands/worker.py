@@ -16,6 +16,7 @@ from seer_rl.commands.drive import drive
 from seer_rl.commands.errors import Ended
 from seer_rl.commands.streams import undisturbed
 from seer_rl.experiments.worker import BUSY, STATUS, Status
+from seer_rl.text import refusal
 from seer_rl.training import checkpoint, files, loop, rundir
 from seer_rl.training.arguments import Mistake
 from seer_rl.training.events import Done, Event, Metrics
@@ -68,7 +69,10 @@ def main(run_dir: Path, cores: str) -> int:
     except Ended as end:
         console.say(f"seer: {end.args[0]}")
         return int(end.args[1])
-    except (Mistake, ValueError, ImportError, MemoryError, OSError) as mistake:
+    except OSError as error:
+        console.say(f"seer: {refusal(error)}")
+        return 2
+    except (Mistake, ValueError, ImportError, MemoryError) as mistake:
         console.say(f"seer: {mistake}")
         return 2
     return 0

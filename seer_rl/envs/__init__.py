@@ -1,10 +1,12 @@
 """Environments by name, such as "atari/alien": a family, a slash, and a task. Adding a family is a file and a line."""
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from seer_rl import outside, text
 from seer_rl.envs import atari, dmc, gym
@@ -102,15 +104,26 @@ def canonical(name: str) -> str:
     return f"{family}/{plain(name) or task}"
 
 
+class Unfilmed(Exception):
+    """A picture that the environment does not draw, or that cannot be kept, in a sentence."""
+
+
 class Filmed(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Hands a picture of every step to `keep`."""
+    """Hands a picture [H, W, 3] uint8 of every step to `keep`."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], keep: Callable[[Any], None]) -> None:
         super().__init__(env)
         self.keep = keep
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take a step, and hand over the picture after it."""
-        result = self.env.step(action)
-        self.keep(self.env.render())
+        """Take a step, and hand over the picture after it. Raises Unfilmed where there is none."""
+        result, picture = self.env.step(action), None
+        with contextlib.suppress(NotImplementedError):
+            picture = self.env.render()
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
+            raise Unfilmed(
+                "the environment draws no pictures [height, width, 3] uint8: "
+                "its class or factory must take render_mode='rgb_array', and render() return them"
+            )
+        self.keep(picture)
         return result

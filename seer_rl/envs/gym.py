@@ -70,7 +70,12 @@ def _created(task: str, render_mode: str | None) -> gym.Env[Any, Any]:
         factory = outside.load(task, "environment")
         if isinstance(factory, Family):
             raise ValueError(f"{task} is a family of environments: name one of its tasks, as {task}/{factory.example}")
-        env = factory(render_mode=render_mode) if render_mode else factory()
+        try:
+            env = factory(render_mode=render_mode) if render_mode else factory()
+        except TypeError as error:
+            if "'render_mode'" not in str(error):
+                raise
+            raise ValueError(f"{task} takes no render_mode, without which it draws no pictures") from error
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(str(error)) from error
     except gym.error.Error as error:

@@ -20,6 +20,7 @@ from seer_rl.training.config import MAY_CHANGE, TrainConfig, check, flat, name_o
 from seer_rl.training.run import Run
 
 KEYS = {"envs": list, "agents": list, "seeds": list, "settings": str, "arms": dict}
+WORDS = {list: "a list", str: "text", dict: "a table"}
 OWN = ("--seed", "--run-dir", "--label", "--help", "-h")  # what a sweep says itself
 MOST_RUNS = 10_000  # of a plan
 BUSY_FOR = 5.0  # seconds until a run is tried again in which another process trains: another sweep's, or an orphan's
@@ -41,7 +42,7 @@ def configs(grid: Mapping[str, Any], output: Path, trusting: bool = False) -> di
             if key not in KEYS:
                 raise ValueError(f"a plan has no {key!r}: it has {', '.join(KEYS)} and [[grid]]")
             if not isinstance(value, KEYS[key]):
-                raise ValueError(f"{key} of a plan must be a {KEYS[key].__name__}, not {value!r}")
+                raise ValueError(f"{key} of a plan must be {WORDS[KEYS[key]]}, not {value!r}")
         for key in ("envs", "seeds"):
             if not one.get(key):
                 raise ValueError(f"a plan needs {key}, at least one: --{key} on the command line, or {key} = [...] in its file")
@@ -52,7 +53,7 @@ def configs(grid: Mapping[str, Any], output: Path, trusting: bool = False) -> di
             for agent in one["agents"] or [None]:
                 for arm, changes in (one["arms"] or {"": ""}).items():
                     if not isinstance(changes, str):
-                        raise ValueError(f"the settings of the arm {arm!r} must be a text, not {changes!r}")
+                        raise ValueError(f"the settings of the arm {arm!r} must be text, not {changes!r}")
                     config = _config(str(env), agent, str(arm), f"{one['settings']} {changes}", trusting)
                     for seed in one["seeds"]:
                         if type(seed) is not int or not 0 <= seed <= MOST:

@@ -24,6 +24,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
+from seer_rl import outside
 from seer_rl.agents.base import Agent
 from seer_rl.agents.networks import scale_of, set_scale
 from seer_rl.training import files, weights
@@ -53,6 +54,8 @@ def load_config(run_dir: Path) -> TrainConfig:
         raise ValueError(f"{run_dir} is no run: there is no {CONFIG} in it") from None
     except NotADirectoryError:
         raise ValueError(f"{run_dir} is no run: it is no directory") from None
+    except outside.Unavailable as error:
+        raise ValueError(f"{run_dir} needs code of others: {error}") from error
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

@@ -358,39 +358,48 @@ FORMER = {
 
 
 def from_toml(text: str) -> TrainConfig:
-    """Return the settings in a TOML text that `to_toml` wrote. Raises ValueError for any other text."""
+    """Return the settings in a TOML text that `to_toml` wrote. Raises ValueError for any other text, or as `outside.load`."""
     try:
         settings = tomllib.loads(text)
-        agent = dict(settings.pop("agent"))
+        agent = settings.pop("agent", None)
+        named = {"env": settings.get("env"), "agent.name": agent.get("name") if isinstance(agent, dict) else None}
+        if missing := [name for name, value in named.items() if not isinstance(value, str)]:
+            raise ValueError(f"it does not say what {missing[0]} is")
         family = envs.family_of(settings["env"])
         kind = family.Config if family else EnvConfig
         known = {one.name for one in fields(kind)}
         written = settings.pop("environment", {})
-        settings["environment"] = {name: value for name, value in written.items() if name in known or name not in FORMER}
+        if isinstance(written, dict):
+            written = {name: value for name, value in written.items() if name in known or name not in FORMER}
         sections = {"environment": kind, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig,
                     "analysis": AnalysisConfig}  # fmt: skip
         transfer = dict(settings.pop("transfer", {}))
         if "source" in transfer:
             transfer["source"] = Path(transfer["source"])
-        built: dict[str, Any] = {name: _build(kind, settings.pop(name, {})) for name, kind in sections.items()}
-        built["transfer"] = _build(TransferConfig, transfer)
-        built["agent"] = _build(agent_called(agent.pop("name")).Config, agent)
+        settings["environment"] = written
+        built: dict[str, Any] = {name: _build(kind, settings.pop(name, {}), f"{name}.") for name, kind in sections.items()}
+        built["transfer"] = _build(TransferConfig, transfer, "transfer.")
+        built["agent"] = _build(agent_called(agent.pop("name")).Config, agent, "agent.")
         if "run_dir" in settings:
             built["run_dir"] = Path(settings.pop("run_dir"))
-        config: TrainConfig = _build(TrainConfig, settings | built)
+        config: TrainConfig = _build(TrainConfig, settings | built, "")
         return config
+    except outside.Unavailable:  # the text may well be right
+        raise
     except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"not the settings of a run ({error})") from error
 
 
-def _build(kind: type[Any], settings: Any) -> Any:
-    """Return a dataclass whose fields have the types that it says. Raises TypeError or ValueError."""
+def _build(kind: type[Any], settings: Any, section: str) -> Any:
+    """Return a dataclass whose fields have the types that it says. section: before their names. Raises ValueError."""
     if not isinstance(settings, dict):
-        raise TypeError(f"{settings!r} is no section")
+        raise ValueError(f"{section.rstrip('.')} is {settings!r}, not a section")
     hints = get_type_hints(kind)
     for name, value in settings.items():
-        if name in hints and not _fits(value, hints[name]):
-            raise ValueError(f"{name} cannot be {value!r}")
+        if name not in hints:
+            raise ValueError(f"there is no setting {section}{name}")
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{section}{name} cannot be {value!r}")
     return kind(**settings)
 
 

@@ -58,6 +58,10 @@ def beside(path: Path) -> Iterator[Path]:
     try:
         yield directory / path.name
         (directory / path.name).replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:  # a sentence, or of another file
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -119,7 +123,10 @@ class Folder:
         durable: wait until the data is on the disk. Raises OSError, with `name` as it was.
         """
         beside = beside or f".{name}.{secrets.token_hex(8)}"
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | HERE, 0o666, dir_fd=self.handle)
+        try:
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | HERE, 0o666, dir_fd=self.handle)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path / name)) from error
         try:
             with open(handle, "wb") as file:
                 file.write(data)
@@ -127,10 +134,10 @@ class Folder:
                 if durable:
                     os.fsync(file.fileno())
             os.replace(beside, name, src_dir_fd=self.handle, dst_dir_fd=self.handle)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(beside, dir_fd=self.handle)
-            raise
+            raise OSError(error.errno, error.strerror, str(self.path / name)) from error
 
     def append(self, name: str) -> BinaryIO:
         """Open the regular file `name`, made if it is missing, to write in place behind what it holds.

@@ -12,6 +12,7 @@ import numpy as np
 from seer_rl import outside
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.replay.observation import Unfit
+from seer_rl.text import refusal
 from seer_rl.training import build, checkpoint, rundir
 from seer_rl.training.config import TrainConfig
 from seer_rl.training.events import Done, Event, Fault, Metrics
@@ -124,7 +125,7 @@ def train(run: Run, *listeners: Listener) -> None:
         except Diverged as error:
             raise Fault(f"{error}; {way_back(run)}") from error
         except OSError as error:
-            raise Fault(f"the system refused at step {run.step:,} ({error}); {way_back(run)}") from error
+            raise Fault(f"the system refused at step {run.step:,} ({refusal(error)}); {way_back(run)}") from error
         except Exception as error:
             if isinstance(error, Stopped | Fault) or not outside.place(error):
                 raise

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from seer_rl import outside
 from seer_rl.agents.base import Agent
+from seer_rl.envs import Unfilmed
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.replay.observation import Obs, each
 
@@ -49,9 +50,11 @@ def chosen(actions: torch.Tensor) -> list[int | NDArray[np.float32]]:
 
 
 def _ask(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Ask an environment for something. Raises EnvironmentFailed for its exceptions, which are of many kinds."""
+    """Ask an environment for something. Raises EnvironmentFailed for its exceptions, of many kinds, but for Unfilmed."""
     try:
         return method(*args, **options)
+    except Unfilmed:
+        raise
     except Exception as error:
         raise EnvironmentFailed(outside.told(error)) from error
 

@@ -1,9 +1,12 @@
 """The command line as a user meets it: what it prints, what it refuses, what it leaves."""
 
+import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -181,9 +184,28 @@ def test_a_run_tells_what_it_gained(
     assert main(["plot", "run", "other"]) == 2
     assert "these runs are of atari/pong, atari/qbert" in capsys.readouterr().err
     assert main(["play", "run", "--video", "film.mp4"]) == 0
-    assert (finished / "film.mp4").stat().st_size > 10_000
+    film = (finished / "film.mp4").read_bytes()
+    assert len(film) > 10_000
+    with at_most(8192):  # bytes of a file; FFmpeg then ends without a word
+        assert main(["play", "run", "--video", "film.mp4"]) == 2
+        assert "film.mp4 cannot be written whole, with " in capsys.readouterr().err
+        assert main(["plot", "run", "--output", "both.png"]) == 2
+        assert capsys.readouterr().err == "seer: both.png: file too large\n"
+    assert (finished / "film.mp4").read_bytes() == film
+    assert not [path.name for path in finished.iterdir() if path.name.startswith(".")]  # nothing is left of it
     assert main(TINY.split()) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Let the system refuse files that are larger than `size` bytes, to this process and those it starts."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,12 +18,14 @@ import pytest
 from seer_rl import envs, outside
 from seer_rl.agents.curl import CURL
 from seer_rl.agents.sac import SAC, SACConfig
+from seer_rl.commands.film import filming
 from seer_rl.commands.main import main
 from seer_rl.envs import base
 from seer_rl.envs.gym import GymConfig, make
 from seer_rl.envs.subprocess import EnvironmentFailed, EnvProcess
 from seer_rl.outside import TRUSTED
 from seer_rl.training import checkpoint, loop
+from seer_rl.training.arguments import Mistake
 from seer_rl.training.config import AnalysisConfig, EvalConfig, SeerConfig, TrainConfig
 from seer_rl.training.events import Event, Metrics
 from seer_rl.training.play import play
@@ -158,6 +160,15 @@ def test_what_an_environment_raises_is_told_with_file_and_line() -> None:
     with closing(envs.make(f"{HERE}:breaking", training=False)) as env, pytest.raises(EnvironmentFailed) as failure:
         play(env, lambda _: 1, 1, seed=0)
     assert str(failure.value) == told
+
+
+def test_what_draws_no_pictures_cannot_be_filmed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{HERE}:counted takes no render_mode, without which it draws no pictures"):
+        envs.make(f"{HERE}:counted", training=False, render_mode="rgb_array")
+    env = envs.make(f"{HERE}:counted", training=False)
+    with pytest.raises(Mistake, match="draws no pictures"), closing(env), filming(tmp_path / "film.mp4", 30) as take:
+        play(envs.Filmed(env, take), lambda _: 1, 1, seed=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_image_that_is_not_as_its_space_says_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_flags_say_the_same_as_a_plan() -> None:
         ("envs = ['atari/pong']\nseeds = [1, 1]", "twice"),
         ("envs = ['atari/pong']\nseeds = []", "a plan needs seeds"),
         ("seeds = [1, 2]\n[[grid]]\nenvs = ['atari/pong']\n[[grid]]\nenvs = ['atari/pong']", "twice"),
-        ("envs = ['atari/pong']\narms = {a = 3}", "must be a text"),
+        ("envs = ['atari/pong']\narms = {a = 3}", "must be text"),
         ("envs = ['--help']", "--help cannot be among"),
         ('envs = ["atari/po\\u000ang"]', "there is no environment"),
         (f"envs = {['atari/pong'] * 100}\nseeds = {list(range(1000))}", "100,000 runs or more"),

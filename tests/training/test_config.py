@@ -116,8 +116,11 @@ def test_what_can_be_meant_is_not_refused() -> None:
         ("hidden = 256", "hidden = -3", "--agent.hidden must be at least 1"),
         ("atari/pong", "atari/warlords", "is for two players"),
         ("seed = 0", "seed = -1", "--seed must be at least 0"),
-        ('env = "atari/pong"', "env = 5", "cannot be read: not the settings of a run"),
-        ("[environment]", "environment = 5\n[elsewhere]", "cannot be read: not the settings of a run"),
+        ('env = "atari/pong"', "env = 5", "cannot be read: not the settings of a run (it does not say what env is)"),
+        ('name = "rainbow"', "", "(it does not say what agent.name is)"),
+        ("hidden = 256", 'hidden = "a"', "(agent.hidden cannot be 'a')"),
+        ("copies = 4", "copies = 4\nslices = 4", "(there is no setting seer.slices)"),
+        ("[environment]", "environment = 5\n[elsewhere]", "(environment is 5, not a section)"),
     ],
 )
 @pytest.mark.parametrize("command", ["eval run", "play run --video out.mp4", "export run policy.onnx", "resume run"])

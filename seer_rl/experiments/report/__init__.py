@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 
 import seer_rl
-from seer_rl import envs
+from seer_rl import envs, outside
 from seer_rl.experiments import results, stats
 from seer_rl.experiments.report import summary
 from seer_rl.experiments.results import Axis, Groups, Result, finished
@@ -308,7 +308,7 @@ def films(arms: dict[str, list[Result]], say: Callable[[str], None]) -> list[dic
         try:
             frames, score = pictures(played)
         except Exception as error:  # by an agent and a game that may be anyone's: the page does without
-            say(f"left out: no pictures of {played.run_dir} ({type(error).__name__}: {error})")
+            say(f"left out: no pictures of {played.run_dir} ({outside.told(error)})")
             continue
         caption = f"A game of {label}, seed {played.config.seed}, in {len(frames)} pictures: {score:,.0f} points."
         made.append({"pictures": [base64.b64encode(frame).decode() for frame in frames], "caption": caption})
