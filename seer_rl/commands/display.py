@@ -39,7 +39,7 @@ def heading(run: Run) -> str:
         [config.env, name_of(config.agent)]
         + ["fast render"] * getattr(config.environment, "fast_render", False)
         + [config.precision] * (config.precision != "float32")
-        + ["compiled"] * config.compile
+        + ["compiled"] * run.compiles
     )
 
 

@@ -19,6 +19,7 @@ from seer_rl.training import loop
 from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.run import Run, Stopped
 from seer_rl.training.rundir import PICTURE
+from seer_rl.training.saver import way_back
 from seer_rl.training.wandb import WeightsAndBiases
 
 
@@ -44,6 +45,8 @@ def drive(run: Run, console: Screen, display: Display) -> None:
         except Stopped:
             at = f"stopped at step {run.saved:,}" if run.saved is not None else "stopped before the first step"
             raise Ended(f"{at}: go on with: {again(f'seer resume {quoted(run.run_dir)}')}", 128 + stopping.asked[0]) from None
+        except KeyboardInterrupt as error:  # the second: nothing was waited for
+            raise Ended(f"stopped at once, at step {run.step:,}; {way_back(run)}", 130) from error
         except Fault as fault:
             raise Ended(str(fault), 1) from fault
     summary(run, console)

@@ -7,7 +7,7 @@ import numpy as np
 
 from seer_rl.outside import again
 from seer_rl.replay.replay import Replay
-from seer_rl.text import quoted
+from seer_rl.text import quoted, refusal
 from seer_rl.training import checkpoint
 from seer_rl.training.events import Event, Fault, Metrics
 from seer_rl.training.files import Bytes
@@ -44,7 +44,7 @@ class Saver:
             self._blobs = checkpoint.save(run.run_dir, run.step, state, self._pieces(run.replay, touched), run.config.keep)
         except OSError as error:
             run.replay.touch(touched)
-            why = f"no checkpoint could be written at step {run.step:,} ({error.strerror})"
+            why = f"no checkpoint could be written at step {run.step:,} ({refusal(error)})"
             raise Fault(f"{why}; {way_back(run)}") from error
         run.saved = run.step
 

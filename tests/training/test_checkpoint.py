@@ -397,7 +397,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         full = run.step >= 60
 
     monkeypatch.setattr(Folder, "write", writes)
-    with pytest.raises(Fault, match=r"No space left on device.*the checkpoint of step 40 in .* is from before it"):
+    with pytest.raises(Fault, match=r"no space left on device: make room.*the checkpoint of step 40 in .* is from before it"):
         loop.train(Run(config), show)
     monkeypatch.undo()
     run = loop.resume(tmp_path / "run", pytest.fail)
