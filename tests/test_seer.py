@@ -210,6 +210,11 @@ def test_a_refused_freeze_changes_nothing(lower: nn.Module | None, steps: int, s
     assert not any(parameter.any() for parameter in agent.target_lower.parameters())
 
 
+def test_an_encoder_alone_is_no_agent() -> None:
+    with pytest.raises(ValueError, match=r"Pixels is no agent: give freeze Seam\(encoder, target_encoder\)"):
+        freeze(Pixels(), Replay((1, 8, 8), (), np.uint8, capacity=50))  # type: ignore[arg-type]
+
+
 def test_a_module_without_weights_can_be_below_the_seam() -> None:
     replay = Replay((1, 8, 8), (), np.uint8, capacity=50)
     replay.begin(np.full((1, 1, 8, 8), 51, np.uint8))

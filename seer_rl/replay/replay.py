@@ -66,6 +66,15 @@ class Batch:
         return Batch(obs, action, reward, discount, next_obs, self.index, weight)
 
 
+def _whole(name: str, number: Any) -> int | None:
+    """Return a size, if any, that may be written as 4e9. Raises ValueError for what is no whole number."""
+    if number is None:
+        return None
+    if isinstance(number, int | float | np.integer) and number % 1 == 0:
+        return int(number)
+    raise ValueError(f"{name} must be a whole number of {'bytes' if name == 'memory' else 'steps'}, not {number!r}")
+
+
 class Replay:
     """Keep the latest steps of N environments in N rings of the same size, in memory of fixed size.
 
@@ -114,6 +123,7 @@ class Replay:
         """
         if (memory is None) == (capacity is None):
             raise ValueError("give either the replay's memory in bytes or its capacity in steps")
+        memory, capacity = _whole("memory", memory), _whole("capacity", capacity)
         self._spec = Spec(obs_shape, action_shape, action_dtype)
         for shape in self._spec.shapes.values():
             if shape[0] % stack:

@@ -1,5 +1,6 @@
 """The replay against a model that keeps everything in Python lists and works the definitions out step by step."""
 
+import math
 import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
@@ -397,6 +398,11 @@ def test_misuse_is_refused_in_a_sentence() -> None:
         Replay((1, 2, 2), (), np.uint8)
     with pytest.raises(ValueError, match="either"):
         Replay((1, 2, 2), (), np.uint8, memory=10**6, capacity=10)
+    for memory in ("4MB", 4.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match="memory must be a whole number of bytes, not "):
+            Replay((1, 2, 2), (), np.uint8, memory=memory)  # type: ignore[arg-type]
+    whole, floating = (Replay((1, 2, 2), (), np.uint8, memory=n) for n in (10**6, 1e6))  # type: ignore[arg-type]
+    assert whole.capacity == floating.capacity
     with pytest.raises(ValueError, match="not a stack"):
         Replay((5, 2, 2), (), np.uint8, capacity=10, stack=2)
     with pytest.raises(ValueError, match="need at least 22"):
