@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import torch
 
 from seer_rl.text import install
@@ -30,8 +31,16 @@ def checksum(weights: Iterable[torch.Tensor]) -> int:
     """Return the CRC-32 of the bytes of all these weights: it tells an encoder from the one whose embeddings were saved."""
     number = 0
     for one in weights:
-        number = zlib.crc32(one.numpy(force=True).tobytes(), number)
+        number = zlib.crc32(np.ascontiguousarray(one.numpy(force=True)).data, number)
     return number
+
+
+def sums(weights: Iterable[torch.Tensor]) -> list[float]:
+    """Return the sum of each of these weights: they change where others are loaded, and are quicker to ask for than `checksum`.
+
+    The counters that PyTorch keeps of writes would cost nothing, but TorchRL loads weights past them.
+    """
+    return torch.stack([one.detach().sum().float() for one in weights]).tolist()
 
 
 def _numbers(release: str) -> list[int]:

@@ -73,7 +73,8 @@ class Seer(Transform):  # type: ignore[misc]
         self.places: list[Place] = []  # the encoders whose outputs lie side by side in an embedding
         self.codec: Codec | None = None  # from the freeze on
         self.made_by: int | None = None  # the checksum of the encoders that made the embeddings
-        self.checked = False  # whether the encoders were compared with it since they, or the buffer, may have been loaded
+        self.checked = False  # whether the encoders were compared with it since the buffer may have been loaded
+        self.sums: list[float] = []  # of the encoders' weights, as of then
         self.report: dict[str, int] = {}  # of the freeze: bytes of a step and steps that fit, before and after
         self._check_buffer()
         self._initial = {place: {k: x.clone() for k, x in self.lower.weights(place).items()} for place in self.lower.places()}
@@ -192,7 +193,7 @@ class Seer(Transform):  # type: ignore[misc]
             self._move_priorities(kept, capacity if stored.grows(storage) else sampler._max_capacity)
         codec.written = codec.clipped = 0  # count what comes after the freeze only
         self.codec, self.places, self._initial = codec, places, {}
-        self.made_by, self.checked = self.lower.checksum(places), True
+        self.made_by, self.checked, self.written = self.lower.checksum(places), True, self.lower.sums(places)
         self.report = {"bytes_before": before, "steps_before": steps, "bytes_after": after, "steps_after": capacity}
 
     def _move_priorities(self, kept: torch.Tensor, capacity: int) -> None:
@@ -249,7 +250,10 @@ class Seer(Transform):  # type: ignore[misc]
 
     def _check_encoders(self) -> None:
         """Raise RuntimeError where the encoders are not those that made the embeddings in the buffer."""
-        self.checked = self.lower.checksum(self.places) == self.made_by
+        sums = self.lower.sums(self.places)
+        if self.checked and sums == self.sums:
+            return
+        self.checked, self.sums = self.lower.checksum(self.places) == self.made_by, sums
         if not self.checked:
             raise RuntimeError("other encoders made the embeddings in this buffer: load the weights of the loss saved with it")
 
