@@ -127,3 +127,22 @@ def test_any_other_freeze_beyond_the_run_is_refused(words: str) -> None:
 def test_a_presets_freeze_stays_where_the_run_reaches_it() -> None:
     assert parse(["atari/alien", "--preset", "quick"]).seer.freeze_step == 8_000
     assert parse(["atari/alien", "--preset", "quick", "--steps", "8001"]).seer.freeze_step == 8_000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--seer.freeze-step 0", True),
+        ("--seer.freeze-step 1599", True),
+        ("--seer.freeze-step 1600", False),
+        ("--seer.freeze-step auto", False),
+        ("--transfer runs/other", False),
+        ("--agent.encoder backbone:gray --seer.freeze-step 0", False),
+        ("", False),
+    ],
+)
+def test_a_freeze_of_random_weights_is_warned_of(words: str, said: bool, recwarn: pytest.WarningsRecorder) -> None:
+    parse(["atari/alien", *words.split()])
+    notes = [str(one.message) for one in recwarn]
+    assert len(notes) == said
+    assert all("comes before the first update, at step 1,600: the encoder stays as it was drawn" in note for note in notes)
