@@ -1,6 +1,6 @@
 """Fills pages with what the code says of itself: settings, presets, commands; and turns docstrings into markup.
 
-A page has a line `@@NAME@@` where the text of the function NAME below belongs. Nothing of it is written by hand.
+A page has a comment `<!-- NAME -->` where the text of the function NAME below belongs. Nothing of it is written by hand.
 """
 
 import ast
@@ -229,34 +229,28 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
-def libraries() -> str:
-    """List the pages of other libraries that are there."""
-    names = ("stable-baselines3", "torchrl", "tianshou", "cleanrl", "lerobot")
-    return "\n".join(name for name in names if (DOCS / f"{name}.md").exists())
-
-
 def notebook(name: str) -> str:
     """Write a notebook as a page."""
     cells = json.loads((DOCS / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
     texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     parts = [text if kind == "markdown" else f"```{{code-block}} python\n{text}\n```" for kind, text in texts]
-    return "\n\n".join([*parts, f"[Download this notebook]({name}.ipynb)."])
+    return "\n\n".join(parts)
 
 
-WRITTEN = (run_settings, section_settings, env_settings, agent_settings, presets, commands, libraries, notebook)
+WRITTEN = (run_settings, section_settings, env_settings, agent_settings, presets, commands, notebook)
 PAGES: dict[str, Callable[..., str]] = {page.__name__: page for page in WRITTEN}
 
 
 def fill(app: Any, docname: str, source: list[str]) -> None:
     """Put generated text where a page asks for it."""
     source[0] = re.sub(
-        r"^@@(.*)@@$", lambda found: PAGES[found[1].split()[0]](*found[1].split()[1:]), source[0], flags=re.MULTILINE
+        r"^<!-- (.*) -->$", lambda found: PAGES[found[1].split()[0]](*found[1].split()[1:]), source[0], flags=re.MULTILINE
     )
 
 
 def outdated(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
     """Read pages with generated text again each time."""
-    return [name for name in env.found_docs if name.startswith(("reference/", "notebooks/", "libraries"))]
+    return [name for name in env.found_docs if name.startswith(("reference/", "notebooks/"))]
 
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
