@@ -44,7 +44,7 @@ def report(
             raise ValueError("name at least one directory of runs")
         writable(output)
         while True:
-            found = results.find(runs, note)
+            found = results.once(results.find(runs, note), note)
             going = watch and not all(result.has_ended for result in found)
             page.write(found, output, sys.argv[1:], note, film and not going, every if going else None)
             tell(f"{output}: {sum(r.has_ended for r in found)} of {len(found)} runs done")

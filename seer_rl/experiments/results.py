@@ -194,6 +194,23 @@ def find(paths: Iterable[Path], say: Callable[[str], None]) -> list[Result]:
     return results
 
 
+def once(results: Sequence[Result], say: Callable[[str], None]) -> list[Result]:
+    """Leave out runs that have an arm (`group`) and a seed together with another run, which came farther; say so.
+
+    A copy of a run is no second measurement, and one that was trained twice is none either.
+    """
+    farthest: dict[tuple[str, str, int], Result] = {}
+    arms = ((env, label, run) for env, arms in group(results).items() for label, runs in arms.items() for run in runs)
+    for env, label, run in arms:
+        known = farthest.setdefault((env, label, run.config.seed), run)
+        if known is not run:
+            best, other = (run, known) if run.step > known.step else (known, run)
+            say(f"left out: {other.run_dir} has the settings and the seed of {best.run_dir}")
+            farthest[env, label, run.config.seed] = best
+    kept = {id(run) for run in farthest.values()}
+    return [run for run in results if id(run) in kept]
+
+
 def _run_dirs(top: Path, say: Callable[[str], None]) -> list[Path]:
     """List every directory with settings at or below `top`, and every link there to one.
 

@@ -143,6 +143,23 @@ def test_arms_are_told_apart_whatever_they_are_called(tmp_path: Path) -> None:
     assert {run.frozen for run in groups["never frozen, images, priority 0, 20-step returns"]} == {"never"}
 
 
+def test_a_copy_is_no_second_measurement(tmp_path: Path) -> None:
+    """Of a seed and an arm, the run that came farthest counts, wherever it lies; other seeds and arms stay."""
+    far: dict[str, list[tuple[int, float]]] = {"eval/return": [(500_000, 1.0)], "seer/freeze_step": [(100_000, 100_000.0)]}
+    near = {"eval/return": [(90_000, 1.0)]}  # it has still to be frozen
+    never = replace(CONFIG, seer=SeerConfig())
+    made(tmp_path / "a" / "first", CONFIG, near)
+    made(tmp_path / "b" / "again", CONFIG, far)
+    made(tmp_path / "c" / "copied", CONFIG, far)
+    made(tmp_path / "seed", replace(CONFIG, seed=1), near)
+    made(tmp_path / "arm", never, near)
+    said: list[str] = []
+    found = results.once(results.find([tmp_path], said.append), said.append)
+    assert [run.run_dir.name for run in found] == ["arm", "again", "seed"]
+    assert [str(tmp_path / name) for name in ("a/first", "c/copied")] == [one.split()[2] for one in said]
+    assert all(one.endswith(f"has the settings and the seed of {tmp_path / 'b' / 'again'}") for one in said)
+
+
 def test_arms_differ_in_every_setting_that_changes_what_is_learnt(tmp_path: Path) -> None:
     agent = RainbowConfig()
     never = replace(CONFIG, seer=SeerConfig(), agent=agent)
