@@ -85,7 +85,7 @@ def _made(kind: type[Agent], config: TrainConfig, shapes: Shapes, actions: int, 
         return kind(config.agent, shapes, actions, config.seer.layers, seed)
     try:
         agent = kind(config.agent, shapes, actions, config.seer.layers, seed)
-        trial.check(agent, shapes)
+        trial.check(agent, shapes, config.environment.num_envs, config.agent.batch_size)
     except Exception as error:  # of many kinds: it is code of others
         said = str(error) if isinstance(error, ValueError) and not outside.place(error) else outside.told(error)
         raise ValueError(f"the agent {name} cannot learn in {config.env}: {said}") from error

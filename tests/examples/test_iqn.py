@@ -185,9 +185,9 @@ class Unfinished(IQN):
     ("kind", "words"),
     [
         (Half, "update gives {'losses/loss': tensor("),
-        (Short, "act gives int32 [3], where it must give int64 [3] for 3 observations: seer_rl/agents/base.py says"),
+        (Short, "act gives int32 [1], where it must give int64 [1]: seer_rl/agents/base.py says"),
         (Beyond, "where it must give 0 to 5: seer_rl/agents/base.py says"),
-        (Double, "policy gives float64 [3, 6], where it must give float32 [3, 6] for 3 observations"),
+        (Double, "policy gives float64 [1, 6], where it must give float32 [1, 6]"),
         (Unfinished, "KeyError: 'hidden' (tests/examples/test_iqn.py, line "),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_trial_changes_nothing() -> None:
         agent.generator.get_state(),
         torch.get_rng_state(),
     )
-    trial.check(agent, shapes)
+    trial.check(agent, shapes, 2, 3)
     assert all(torch.equal(before[0][name], tensor) for name, tensor in tensors(agent).items())
     assert torch.equal(before[1], agent.generator.get_state())
     assert torch.equal(before[2], torch.get_rng_state())
@@ -237,7 +237,7 @@ def test_the_librarys_agents_pass(name: str) -> None:
     kind = AGENTS[name]
     size = 100 if hasattr(kind.Config, "crop") else 84
     shapes = {"front": (3, size, size), "wrist": (3, size, size), "joints": (5,)}
-    trial.check(kind(kind.Config(), shapes, 4), shapes)
+    trial.check(kind(kind.Config(), shapes, 4), shapes, 2, 8)
 
 
 def test_a_sweep_takes_it_by_the_users_word_and_not_by_a_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
