@@ -4,6 +4,7 @@ A name on the command line is the user's word. A name in a file is not, for the 
 the user has said so, on the command line or in the environment variable `SEER_CODE` (names, with commas between).
 """
 
+import contextlib
 import importlib
 import os
 import shlex
@@ -72,7 +73,11 @@ def load_module(name: str, what: str) -> ModuleType:
 
 def told(error: BaseException) -> str:
     """Return an exception in words: what it is, what it says, and where in the user's own code it arose, if it did."""
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        words = str(error)
+    except Exception:  # its own, of others' making
+        words = ""
+    said = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return f"{said} ({where})" if (where := place(error)) else said
 
 
@@ -84,10 +89,11 @@ def place(error: BaseException) -> str:
     """
     if not trusted():
         return ""
-    others = {Path(path).resolve() for path in sysconfig.get_paths().values()} | {Path(__file__).resolve().parent}
+    others = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")} | {Path(__file__).resolve().parent}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename).resolve()
-        if file.is_file() and others.isdisjoint(file.parents):
-            here = Path.cwd().resolve()
-            return f"{file.relative_to(here) if here in file.parents else file}, line {frame.lineno}"
+        if file.is_file() and others.isdisjoint(file.parents) and not {"site-packages", "dist-packages"} & set(file.parts):
+            with contextlib.suppress(OSError, ValueError):  # the working directory is gone, or the file lies elsewhere
+                file = file.relative_to(Path.cwd().resolve())
+            return f"{file}, line {frame.lineno}"
     return ""

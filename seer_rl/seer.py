@@ -61,7 +61,7 @@ def freeze(
     `dtype` is none of ours, or is uint8 or uint4 and the replay holds fewer than 32 observations; then nothing has changed.
     Warns where an embedding takes more room than a frame, so that the replay holds fewer steps than before.
     """
-    if not hasattr(agent, "lower"):
+    if not {"lower", "target_lower", "augment"} <= {*dir(agent)}:
         raise ValueError(f"{type(agent).__name__} is no agent: give freeze Seam(encoder, target_encoder)")
     if dtype in BITS and replay.size < min(LEAST, replay.capacity):
         raise ValueError(

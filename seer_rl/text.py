@@ -44,9 +44,10 @@ def refusal(error: OSError) -> str:
     """Say what the system refused, of which file, and what to do where that is plain. A sentence of ours stays as it is."""
     if error.errno is None or not error.strerror:
         return str(error)
-    of = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    advice = f": {ADVICE[error.errno]}" if error.errno in ADVICE else ""
-    return f"{of}{error.strerror.lower()}{advice}"
+    files = [os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes | os.PathLike)]
+    of = f"{' to '.join(files)}: " if files else ""
+    said = error.strerror.lower() if error.strerror == os.strerror(error.errno) else error.strerror
+    return f"{of}{said}{f': {ADVICE[error.errno]}' if error.errno in ADVICE else ''}"
 
 
 def plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """Words for people."""
 
 import errno
+import os
 
 import pytest
 
@@ -32,6 +33,8 @@ def test_count(n: float, text: str) -> None:
             "a/b: no space left on device: make room there, or write elsewhere",
         ),
         (OSError(errno.ENOENT, "No such file or directory", b"a\xff"), "a\udcff: no such file or directory"),
+        (OSError(errno.EXDEV, os.strerror(errno.EXDEV), "a", None, "b"), "a to b: invalid cross-device link"),
+        (OSError(errno.ENOENT, "Nothing in ['/Tmp']"), "Nothing in ['/Tmp']"),
         (OSError(errno.EIO, "Input/output error"), "input/output error"),
         (OSError("the service is away: try again"), "the service is away: try again"),
     ],

@@ -113,7 +113,7 @@ class Agent(Freezable, Modular, Protocol):
         """Choose actions [N] int64, or [N, A] float32, at `obs` [N, ...]. In training mode they explore."""
 
     def policy(self, obs: Any) -> torch.Tensor:
-        """Return expected returns [B, actions], of which the greedy policy takes the largest; or mean actions [B, A]."""
+        """Return expected returns [B, actions] float32: the greedy policy takes the largest; or mean actions [B, A] float32."""
 
     def __call__(self, obs: Any) -> Any:
         """Run every layer of the online network (`forward`) at `obs` [B, ...], prepared as for `act`."""

@@ -1,7 +1,9 @@
 """Writes films, for the commands that make them."""
 
 import contextlib
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from seer_rl.commands.errors import Mistake, mistakes
 from seer_rl.text import install, size
 from seer_rl.training import files
 from seer_rl.training.files import writable
+
+LITTLE = 1 << 30  # bytes: with more of them free, a film was not cut short by a full disk
 
 
 @contextlib.contextmanager
@@ -51,15 +55,18 @@ def filming(video: Path, frames_per_second: float) -> Iterator[Callable[[Any], N
 
 
 def _frames(film: Path) -> int:
-    """Count the frames of a film; 0 where it is none."""
+    """Count the frames of a film, without decoding them; 0 where it is none."""
     import imageio_ffmpeg
 
-    try:
-        return int(imageio_ffmpeg.count_frames_and_secs(str(film))[0])
-    except RuntimeError:
-        return 0
+    # Its stdin is not ours, which a loop of the shell may be reading.
+    program, options = imageio_ffmpeg.get_ffmpeg_exe(), "-map 0:v:0 -c copy -f null -"
+    words = [program, "-nostdin", "-i", film.absolute(), *options.split()]
+    told = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    counts = re.findall(rb"frame=\s*(\d+)", told.stderr)
+    return int(counts[-1]) if counts and told.returncode == 0 else 0
 
 
 def _unwritten(video: Path) -> str:
-    free = size(shutil.disk_usage(video.absolute().parent).free)
-    return f"{video} cannot be written whole, with {free} free on its disk: make room there, or write elsewhere"
+    free = shutil.disk_usage(video.absolute().parent).free
+    why = f" with {size(free)} free on its disk: make room there, or write elsewhere" if free < LITTLE else ": FFmpeg failed"
+    return f"{video} could not be written whole{why}"

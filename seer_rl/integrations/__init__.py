@@ -40,7 +40,7 @@ def sums(weights: Iterable[torch.Tensor]) -> list[float]:
 
     The counters that PyTorch keeps of writes would cost nothing, but TorchRL loads weights past them.
     """
-    return torch.stack([one.detach().sum().float() for one in weights]).tolist()
+    return [float(one.detach().float().sum()) for one in weights]
 
 
 def _numbers(release: str) -> list[int]:

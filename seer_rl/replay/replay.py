@@ -70,7 +70,7 @@ def _whole(name: str, number: Any) -> int | None:
     """Return a size, if any, that may be written as 4e9. Raises ValueError for what is no whole number."""
     if number is None:
         return None
-    if isinstance(number, int | float | np.integer) and number % 1 == 0:
+    if isinstance(number, int | float | np.integer | np.floating) and not isinstance(number, bool) and float(number) % 1 == 0:
         return int(number)
     raise ValueError(f"{name} must be a whole number of {'bytes' if name == 'memory' else 'steps'}, not {number!r}")
 

@@ -79,17 +79,30 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
 
 
 def _made(kind: type[Agent], config: TrainConfig, shapes: Shapes, actions: int, seed: int) -> Agent:
-    """Make the agent; one from elsewhere is tried once. Raises ValueError where that fails."""
-    name = name_of(config.agent)
-    if not outside.is_outside(name):
+    """Make the agent. Raises ValueError, in a sentence, where code from elsewhere fails to."""
+    if not outside.is_outside(name_of(config.agent)):
         return kind(config.agent, shapes, actions, config.seer.layers, seed)
     try:
-        agent = kind(config.agent, shapes, actions, config.seer.layers, seed)
-        trial.check(agent, shapes, config.environment.num_envs, config.agent.batch_size)
+        return kind(config.agent, shapes, actions, config.seer.layers, seed)
     except Exception as error:  # of many kinds: it is code of others
-        said = str(error) if isinstance(error, ValueError) and not outside.place(error) else outside.told(error)
-        raise ValueError(f"the agent {name} cannot learn in {config.env}: {said}") from error
-    return agent
+        raise _unable(config, error) from error
+
+
+def require_contract(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) -> None:
+    """Try an agent from elsewhere once. Raises ValueError, in a sentence, where it is not as `agents.base.Agent` says."""
+    if outside.is_outside(name_of(config.agent)):
+        try:
+            trial.check(agent, obs_shape(env), config.environment.num_envs, config.agent.batch_size)
+        except Exception as error:
+            raise _unable(config, error) from error
+
+
+def _unable(config: TrainConfig, error: Exception) -> Exception:
+    """Return what to raise where an agent from elsewhere cannot be made or tried: `error` itself where memory was lacking."""
+    if isinstance(error, MemoryError) or "alloc" in str(error):
+        return error
+    said = str(error) if isinstance(error, ValueError) and not outside.place(error) else outside.told(error)
+    return ValueError(f"the agent {name_of(config.agent)} cannot learn in {config.env}: {said}")
 
 
 def make_replay(config: TrainConfig, env: gym.Env[Any, Any], agent: Agent, seed: int) -> Replay:

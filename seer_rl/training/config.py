@@ -373,8 +373,8 @@ def from_toml(text: str) -> TrainConfig:
             written = {name: value for name, value in written.items() if name in known or name not in FORMER}
         sections = {"environment": kind, "replay": ReplayConfig, "seer": SeerConfig, "eval": EvalConfig,
                     "analysis": AnalysisConfig}  # fmt: skip
-        transfer = dict(settings.pop("transfer", {}))
-        if "source" in transfer:
+        transfer = settings.pop("transfer", {})
+        if isinstance(transfer, dict) and "source" in transfer:
             transfer["source"] = Path(transfer["source"])
         settings["environment"] = written
         built: dict[str, Any] = {name: _build(kind, settings.pop(name, {}), f"{name}.") for name, kind in sections.items()}

@@ -63,6 +63,7 @@ class Run:
         self.device = build.choose_device(config.device)
         self.eval_env = build.make_env(config, training=False)
         self.agent = build.make_agent(config, self.eval_env, agent_seed).to(self.device)
+        build.require_contract(self.agent, self.eval_env, config)
         if config.transfer.source and not resumed:
             build.receive(self.agent, config.transfer)
         self.replay = build.make_replay(config, self.eval_env, self.agent, self.replay_seed)

@@ -1,6 +1,7 @@
 """Tries an agent from elsewhere before it is trained, so that what is not as `agents.base.Agent` says is told in a sentence."""
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from seer_rl.agents.base import Agent
 from seer_rl.agents.networks import blank
-from seer_rl.replay.observation import Obs, Shapes, length
+from seer_rl.replay.observation import Obs, Shapes, keyed, length
 from seer_rl.replay.replay import Batch
 from seer_rl.seer import embedder
 
@@ -28,8 +29,10 @@ def check(agent: Agent, shapes: Shapes, acting: int, learning: int) -> None:
     _require(isinstance(agent.generator, torch.Generator), "generator", "a torch.Generator", agent.generator)
     with torch.random.fork_rng(devices=[]):
         tried = copy.deepcopy(agent)
-        for seen in (blank(shapes, acting, torch.uint8), blank(shapes, learning, torch.uint8)):
-            _act(tried, seen)
+        where = next(itertools.chain(tried.lower.parameters(), tried.encoder.parameters(), [torch.empty(0)])).device
+        seen: Obs = blank(shapes, learning, torch.uint8, where)
+        _act(tried, blank(shapes, acting, torch.uint8, where))
+        _act(tried, seen)
         _learn(tried, seen)
         images = {key: x for key, x in seen.items() if x.dtype == torch.uint8} if isinstance(seen, dict) else seen
         embedded, _ = embedder(tried, copies=1)(images, current=True)
@@ -41,8 +44,9 @@ def check(agent: Agent, shapes: Shapes, acting: int, learning: int) -> None:
 def _act(agent: Agent, obs: Obs) -> None:
     """Look at the actions at `obs` [N, ...], and at what the policy gives."""
     n = length(obs)
+    actions = agent.act(obs)
     with torch.no_grad():
-        actions, values = agent.act(obs), agent.policy(obs)
+        values = agent.policy(obs)
     if agent.continuous:
         _require_tensor(actions, "act", torch.float32, (n, agent.actions))
         _require(bool(actions.abs().max() <= 1), "act", "numbers within [-1, 1]", actions)
@@ -57,12 +61,13 @@ def _learn(agent: Agent, obs: Obs) -> None:
     one = torch.ones(length(obs))
     shape, dtype = ((agent.actions,), torch.float32) if agent.continuous else ((), torch.int64)
     batch = Batch(obs, torch.zeros(len(one), *shape, dtype=dtype), 0 * one, 0.5 * one, obs, np.arange(len(one)), one)
+    batch = batch.to(next(iter(keyed(obs).values())).device)
     _require_tensor(agent.errors(batch), "errors", torch.float32, (len(one),))
     learnt: Any = agent.update(batch)
     _require(isinstance(learnt, tuple) and len(learnt) == 2, "update", "metrics and errors", learnt)
     metrics, errors = learnt
-    named = isinstance(metrics, Mapping) and all(isinstance(name, str) for name in metrics)
-    _require(named and all(np.size(_plain(x)) == 1 for x in metrics.values()), "update", "metrics: a number by name", metrics)
+    named = isinstance(metrics, Mapping) and all(isinstance(name, str) and _is_number(x) for name, x in metrics.items())
+    _require(named, "update", "metrics: a number by name", metrics)
     _require_tensor(errors, "update", torch.float32, (len(one),))
 
 
@@ -78,5 +83,5 @@ def _require(holds: bool, name: str, wanted: str, found: Any) -> None:
         raise ValueError(f"{name} gives {is_a}, where it must give {wanted}: seer_rl/agents/base.py says what an agent needs")
 
 
-def _plain(x: Any) -> Any:
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
+def _is_number(x: Any) -> bool:
+    return x.numel() == 1 if isinstance(x, torch.Tensor) else isinstance(x, int | float | np.number)

@@ -360,6 +360,19 @@ def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
     assert json.loads(alone.stdout.splitlines()[-1]) == expected
 
 
+def test_encoders_that_stay_are_read_for_their_sums_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run("dqn")
+    seer = Seer(run.loss, run.buffer, 64)
+    run.collect(64, 16)
+    run.update(3)
+    assert seer.step()
+    monkeypatch.setattr("seer_rl.integrations.torchrl.networks.checksum", pytest.fail)
+    for _ in range(3):
+        run.update(1)
+        run.collect(1)
+        assert not seer.step()
+
+
 def test_embeddings_of_other_encoders_are_refused() -> None:
     run = Run("dqn")
     seer = Seer(run.loss, run.buffer, 64)

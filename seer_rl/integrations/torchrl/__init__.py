@@ -193,7 +193,7 @@ class Seer(Transform):  # type: ignore[misc]
             self._move_priorities(kept, capacity if stored.grows(storage) else sampler._max_capacity)
         codec.written = codec.clipped = 0  # count what comes after the freeze only
         self.codec, self.places, self._initial = codec, places, {}
-        self.made_by, self.checked, self.written = self.lower.checksum(places), True, self.lower.sums(places)
+        self.made_by, self.checked, self.sums = self.lower.checksum(places), True, self.lower.sums(places)
         self.report = {"bytes_before": before, "steps_before": steps, "bytes_after": after, "steps_after": capacity}
 
     def _move_priorities(self, kept: torch.Tensor, capacity: int) -> None:
