@@ -194,7 +194,6 @@ check(parse(sys.argv[1:], trusting=True))
 """
 
 
-@pytest.mark.filterwarnings("ignore:the freeze at step 0 comes before the first update")  # the baseline of a study
 @pytest.mark.usefixtures("outside")
 def test_every_command_can_be_meant() -> None:
     """What it is about, such as runs/NAME, need not be there."""

@@ -14,6 +14,7 @@ def train(config: "TrainConfig") -> None:
     from seer_rl.commands.errors import mistakes
     from seer_rl.experiments import curves
     from seer_rl.training import rehearsal
+    from seer_rl.training.config import has_random_features
     from seer_rl.training.process import prepare
     from seer_rl.training.run import Run
 
@@ -22,4 +23,6 @@ def train(config: "TrainConfig") -> None:
         config = rehearsal.settle(config, console.say, curves.picture)  # first: it computes in another process
         prepare(config)
         run = Run(config)
+    if has_random_features(config):
+        console.say("note: the freeze comes before the first update: the encoder stays as it was drawn")
     drive(run, console, Display(console))

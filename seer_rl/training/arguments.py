@@ -208,23 +208,9 @@ def parse(words: Sequence[str], trusting: bool = False) -> "TrainConfig":
     except (ValueError, ImportError) as error:
         raise Mistake(str(error)) from error
     config = frozen_within(apply(config), config.seer.freeze_step)
-    warn_of_random_features(config)
     if trusting:
         outside.trust(config.agent.encoder, *([WANDB] if config.log == "wandb" else []))
     return config
-
-
-def warn_of_random_features(config: "TrainConfig") -> None:
-    """Warn where the freeze comes before the first update, and nobody else has trained the encoder."""
-    from seer_rl.training.config import first_update
-
-    step, first = config.seer.freeze_step, first_update(config.agent, config.agent.batch_size)
-    trained = config.transfer.source is not None or outside.is_outside(config.agent.encoder)
-    if isinstance(step, int) and step < first and not trained:
-        warnings.warn(
-            f"the freeze at step {step:,} comes before the first update, at step {first:,}: the encoder stays as it was drawn",
-            stacklevel=2,
-        )
 
 
 def frozen_within(config: "TrainConfig", freeze_step: int | str | None) -> "TrainConfig":

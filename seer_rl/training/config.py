@@ -304,6 +304,13 @@ def check_same(before: str, now: TrainConfig, step: int, frozen: bool) -> None:
         )
 
 
+def has_random_features(config: TrainConfig) -> bool:
+    """Tell whether the freeze comes before the first update, and nobody else has trained the encoder."""
+    step, agent = config.seer.freeze_step, config.agent
+    trained = config.transfer.source is not None or outside.is_outside(agent.encoder)
+    return isinstance(step, int) and step < first_update(agent, agent.batch_size) and not trained
+
+
 def identity(config: TrainConfig, frozen: bool) -> dict[str, Any]:
     """Return the settings that a run keeps from its beginning to its end, as `check_same` has it, by name; none that is None.
 
