@@ -369,7 +369,7 @@ def test_encoders_that_stay_are_read_for_their_sums_only(monkeypatch: pytest.Mon
     monkeypatch.setattr("seer_rl.integrations.torchrl.networks.checksum", pytest.fail)
     for _ in range(3):
         run.update(1)
-        run.collect(1)
+        run.collect(10)
         assert not seer.step()
 
 
