@@ -68,5 +68,5 @@ def _frames(film: Path) -> int:
 
 def _unwritten(video: Path) -> str:
     free = shutil.disk_usage(video.absolute().parent).free
-    why = f" with {size(free)} free on its disk: make room there, or write elsewhere" if free < LITTLE else ": FFmpeg failed"
+    why = f", with {size(free)} free on its disk: make room there, or write elsewhere" if free < LITTLE else ": FFmpeg failed"
     return f"{video} could not be written whole{why}"

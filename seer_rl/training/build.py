@@ -80,11 +80,11 @@ def make_agent(config: TrainConfig, env: gym.Env[Any, Any], seed: int) -> Agent:
 
 def _made(kind: type[Agent], config: TrainConfig, shapes: Shapes, actions: int, seed: int) -> Agent:
     """Make the agent. Raises ValueError, in a sentence, where code from elsewhere fails to."""
-    if not outside.is_outside(name_of(config.agent)):
-        return kind(config.agent, shapes, actions, config.seer.layers, seed)
     try:
         return kind(config.agent, shapes, actions, config.seer.layers, seed)
-    except Exception as error:  # of many kinds: it is code of others
+    except Exception as error:  # of many kinds, where it is code of others
+        if not outside.is_outside(name_of(config.agent)):
+            raise
         raise _unable(config, error) from error
 
 
@@ -99,7 +99,7 @@ def require_contract(agent: Agent, env: gym.Env[Any, Any], config: TrainConfig) 
 
 def _unable(config: TrainConfig, error: Exception) -> Exception:
     """Return what to raise where an agent from elsewhere cannot be made or tried: `error` itself where memory was lacking."""
-    if isinstance(error, MemoryError) or "alloc" in str(error):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "alloc" in outside.told(error)):
         return error
     said = str(error) if isinstance(error, ValueError) and not outside.place(error) else outside.told(error)
     return ValueError(f"the agent {name_of(config.agent)} cannot learn in {config.env}: {said}")

@@ -52,7 +52,7 @@ def _act(agent: Agent, obs: Obs) -> None:
         _require(bool(actions.abs().max() <= 1), "act", "numbers within [-1, 1]", actions)
     else:
         _require_tensor(actions, "act", torch.int64, (n,))
-        _require(bool(actions.min() >= 0 and actions.max() < agent.actions), "act", f"0 to {agent.actions - 1}", actions)
+        _require(bool(actions.min() >= 0 and actions.max() < agent.actions), "act", f"0 to {agent.actions - 1} only", actions)
     _require_tensor(values, "policy", torch.float32, (n, agent.actions))
 
 

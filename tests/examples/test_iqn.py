@@ -186,7 +186,7 @@ class Unfinished(IQN):
     [
         (Half, "update gives {'losses/loss': tensor("),
         (Short, "act gives int32 [1], where it must give int64 [1]: seer_rl/agents/base.py says"),
-        (Beyond, "where it must give 0 to 5: seer_rl/agents/base.py says"),
+        (Beyond, "act gives int64 [1], where it must give 0 to 5 only: seer_rl/agents/base.py says"),
         (Double, "policy gives float64 [1, 6], where it must give float32 [1, 6]"),
         (Unfinished, "KeyError: 'hidden' (tests/examples/test_iqn.py, line "),
     ],

@@ -121,7 +121,7 @@ class Lower:
         return sums(self._all(places))
 
     def _all(self, places: list[Place]) -> Iterator[torch.Tensor]:
-        yield from (x for place in places for _, x in sorted(self.weights(place).items()))
+        return (x for place in places for _, x in sorted(self.weights(place).items()))
 
     @torch.no_grad()
     def embed(self, images: torch.Tensor, places: list[Place]) -> torch.Tensor:
