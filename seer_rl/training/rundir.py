@@ -26,8 +26,16 @@ class Busy(ValueError):
 def require_free(run_dir: Path) -> None:
     """Raise ValueError, in a sentence, where no new run can be written to `run_dir`."""
     if os.path.lexists(run_dir):
+        go_on = again(f"seer resume {quoted(run_dir)}")
         if (step := checkpoint.newest(run_dir)) is not None:
-            raise ValueError(f"{run_dir} holds a run at step {step:,}: go on with: {again(f'seer resume {quoted(run_dir)}')}")
+            raise ValueError(f"{run_dir} holds a run at step {step:,}: go on with: {go_on}")
+        if (step := ended_at(run_dir)) is not None:
+            raise ValueError(f"{run_dir} holds a run that has ended, at step {step:,}: name another --run-dir")
+        if (run_dir / checkpoint.CONFIG).is_file() and (run_dir / LOCK).is_file():
+            raise ValueError(
+                f"{run_dir} holds a run that has no checkpoint yet: begin it again with: {go_on}; for other settings, name another "
+                "--run-dir, or remove it"
+            )
         raise ValueError(f"{run_dir} exists already: name another --run-dir, or remove it")
     require_place(run_dir)
 

@@ -194,7 +194,7 @@ def test_a_run_tells_what_it_gained(
     assert (finished / "film.mp4").read_bytes() == film
     assert not [path.name for path in finished.iterdir() if path.name.startswith(".")]  # nothing is left of it
     assert main(TINY.split()) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "run holds a run that has ended, at step" in capsys.readouterr().err
 
 
 @contextlib.contextmanager

@@ -500,6 +500,11 @@ def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.Cap
     shutil.copytree(stopped, tmp_path / "run")
     assert main(["train", "atari/qbert", "--run-dir", str(tmp_path / "run")]) == 2
     assert f"holds a run at step 60: go on with: seer resume {tmp_path / 'run'}" in capsys.readouterr().err
+    (tmp_path / "begun").mkdir()
+    for name in ("config.toml", ".lock"):
+        shutil.copy(stopped / name, tmp_path / "begun")
+    assert main(["train", "atari/qbert", "--run-dir", str(tmp_path / "begun")]) == 2
+    assert f"no checkpoint yet: begin it again with: seer resume {tmp_path / 'begun'};" in capsys.readouterr().err
     run = loop.resume(tmp_path / "run", pytest.fail)
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "another process is training in" in capsys.readouterr().err
