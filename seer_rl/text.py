@@ -11,6 +11,7 @@ import re
 import shlex
 import unicodedata
 from pathlib import Path
+from typing import SupportsFloat
 
 DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what stands around them
 
@@ -94,8 +95,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
+def score(value: SupportsFloat, beside: SupportsFloat = 0) -> str:
+    """Write a return for people: 8,640.0, 23.5, 0.42. beside: a number beside it, with as many digits."""
+    small = max(abs(float(value)), abs(float(beside))) < 10
+    return f"{float(value):z,.{2 if small else 1}f}"  # z: no minus before 0.00
+
+
 def scores(values: list[float]) -> str:
     """Write the mean and the standard deviation of games."""
     import numpy as np  # here, so that what only says a sentence need not wait for it
 
-    return f"{np.mean(values):,.1f} ± {np.std(values):,.1f}"
+    mean, std = np.mean(values), np.std(values)
+    return f"{score(mean, std)} ± {score(std, mean)}"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from seer_rl.text import count, refusal, size
+from seer_rl.text import count, refusal, score, scores, size
 from seer_rl.training.rehearsal import _rounded_up
 
 
@@ -41,6 +41,16 @@ def test_count(n: float, text: str) -> None:
 )
 def test_what_the_system_refused(error: OSError, words: str) -> None:
     assert refusal(error) == words
+
+
+@pytest.mark.parametrize(("value", "text"), [(8640, "8,640.0"), (-20.75, "-20.8"), (0.4249, "0.42"), (-0.001, "0.00")])
+def test_score(value: float, text: str) -> None:
+    assert score(value) == text
+
+
+def test_scores_of_small_returns_keep_two_digits() -> None:
+    assert scores([0, 1, 1]) == "0.67 ± 0.47"  # the mean is 2/3, the standard deviation sqrt(2)/3
+    assert scores([450, 460, 470]) == "460.0 ± 8.2"
 
 
 def test_a_promise_is_rounded_up() -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from seer_rl.commands.console import Screen
 from seer_rl.experiments import worker
 from seer_rl.experiments.sweep import State
-from seer_rl.text import duration, size
+from seer_rl.text import duration, score, size
 
 LINE_EVERY = 60.0  # seconds between lines about all runs where the output is no terminal
 
@@ -57,7 +57,7 @@ def row(state: State) -> list[str]:
         words,
         f"{status.step:,} of {state.config.steps:,}" if status.step else "",
         f"{status.speed:.0f} steps/s" if going else "",
-        "" if status.score is None else f"return {status.score:,.1f}",
+        "" if status.score is None else f"return {score(status.score)}",
         f"replay {size(status.replay_bytes)}" if status.replay_bytes else "",
         f"memory {size(status.process_bytes)}" if going and status.process_bytes else "",
         f"{duration((state.config.steps - status.step) / status.speed)} left" if going else "",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from seer_rl.commands.console import Screen
 from seer_rl.seer import WhenConverged
-from seer_rl.text import count, duration, scores, size, visible
+from seer_rl.text import count, duration, score, scores, size, visible
 from seer_rl.training.accounting import Phase
 from seer_rl.training.config import name_of
 from seer_rl.training.events import Event, Metrics
@@ -75,13 +75,13 @@ class Display:
     def _facts(self, run: Run) -> dict[str, str]:
         phase, config = run.account.phase, run.config
         left = (config.steps - run.step) / phase.steps_per_second
-        evaluated = f" (evaluated {np.mean(run.evaluations[-1][1]):,.1f})" if run.evaluations else ""
+        evaluated = f" (evaluated {score(np.mean(run.evaluations[-1][1]))})" if run.evaluations else ""
         clipped = "" if math.isnan(run.replay.clipped) else f", {run.replay.clipped:.2%} of new numbers clipped"
         facts = {
             "phase": {"fill": "filling the replay", "images": "images", "embeddings": "embeddings"}[phase.name],
             "step": f"{run.step:,} of {config.steps:,}",
             "speed": f"{phase.steps_per_second:.0f} steps/s",
-            "return": (f"{run.scores[-1]:,.0f}" if run.scores else "no game finished yet") + evaluated,
+            "return": (score(run.scores[-1]) if run.scores else "no game finished yet") + evaluated,
             "replay": f"{phase.replay_steps:,} of {phase.replay_capacity:,} steps, {size(phase.replay_bytes)}{clipped}",
             "FLOPs": count(run.account.operations[0]),
             "left": f"{duration(left)} at this speed",

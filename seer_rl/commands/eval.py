@@ -27,7 +27,7 @@ def eval(
 
     from seer_rl.commands.errors import mistakes
     from seer_rl.commands.streams import tell
-    from seer_rl.text import scores
+    from seer_rl.text import score, scores
     from seer_rl.training import build, checkpoint
     from seer_rl.training.play import evaluate
 
@@ -36,4 +36,5 @@ def eval(
         agent, env = build.trained(run, checkpoint.load_config(run))
     results = evaluate(agent.to(there), env, episodes, seed, there)
     env.close()
-    tell(f"{scores(results)} over {episodes} games (median {np.median(results):,.1f}): {' '.join(f'{r:g}' for r in results)}")
+    middle, each = score(np.median(results)), " ".join(f"{r:g}" for r in results)
+    tell(f"{scores(results)} over {episodes} games (median {middle}): {each}")

@@ -34,6 +34,7 @@ def events(run: Run) -> Iterator[Event | Metrics]:
     config = run.config
     yield Event.TRAINING
     run.begin()
+    run.measure()
     yield from evaluating(run)  # if a resumed run was stopped in an evaluation
     if run.step == 0 and config.analysis.every:
         yield Event.SNAPSHOT

@@ -33,8 +33,8 @@ def require_free(run_dir: Path) -> None:
             raise ValueError(f"{run_dir} holds a run that has ended, at step {step:,}: name another --run-dir")
         if (run_dir / checkpoint.CONFIG).is_file() and (run_dir / LOCK).is_file():
             raise ValueError(
-                f"{run_dir} holds a run that has no checkpoint yet: begin it again with: {go_on}; for other settings, name another "
-                "--run-dir, or remove it"
+                f"{run_dir} holds a run that has no checkpoint yet: begin it again with: {go_on}; for other settings, "
+                "name another --run-dir, or remove it"
             )
         raise ValueError(f"{run_dir} exists already: name another --run-dir, or remove it")
     require_place(run_dir)

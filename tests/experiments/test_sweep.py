@@ -286,7 +286,7 @@ def test_board(plan: Path, tmp_path: Path) -> None:
     console.print(board(states))
     text = console.export_text()
     assert "3 runs: 0 running, 1 failed, 0 waiting, 2 done" in text
-    assert text.count("160 of 160") == text.count("return 2.0") == 2
+    assert text.count("160 of 160") == text.count("return 2.00") == 2
     assert "the loss is nan" in text
 
 

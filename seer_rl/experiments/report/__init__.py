@@ -21,7 +21,7 @@ from seer_rl import envs, outside
 from seer_rl.experiments import results, stats
 from seer_rl.experiments.report import summary
 from seer_rl.experiments.results import Axis, Groups, Result, finished
-from seer_rl.text import count, duration, install, scores, size, visible
+from seer_rl.text import count, duration, install, score, scores, size, visible
 from seer_rl.training import build, checkpoint, files
 from seer_rl.training.play import evaluate
 
@@ -279,7 +279,7 @@ def costs(arms: dict[str, list[Result]]) -> list[list[str]]:
         interval = ""
         if len(runs) > 1:
             mean = stats.mean(returns)
-            interval = f"[{mean.low:,.1f}, {mean.high:,.1f}]"
+            interval = f"[{score(mean.low)}, {score(mean.high)}]"
         flops, seconds, held = (
             float(np.mean([run.at(axis, run.step) for run in runs])) for axis in ("flops", "seconds", "bytes")
         )
@@ -306,11 +306,11 @@ def films(arms: dict[str, list[Result]], say: Callable[[str], None]) -> list[dic
         if played is None:
             continue
         try:
-            frames, score = pictures(played)
+            frames, points = pictures(played)
         except Exception as error:  # by an agent and a game that may be anyone's: the page does without
             say(f"left out: no pictures of {played.run_dir} ({outside.told(error)})")
             continue
-        caption = f"A game of {label}, seed {played.config.seed}, in {len(frames)} pictures: {score:,.0f} points."
+        caption = f"A game of {label}, seed {played.config.seed}, in {len(frames)} pictures: {score(points)} points."
         made.append({"pictures": [base64.b64encode(frame).decode() for frame in frames], "caption": caption})
     return made
 
@@ -363,6 +363,6 @@ def settings(found: Sequence[Result]) -> list[dict[str, Any]]:
 
 def line(result: Result) -> list[str]:
     """A run in the table of all runs."""
-    scores = [f"{result.returns[-1]:,.1f}", f"{result.returns.max():,.1f}"] if len(result.returns) else ["", ""]
+    scores = [score(result.returns[-1]), score(result.returns.max())] if len(result.returns) else ["", ""]
     where = "done" if result.has_ended else f"at step {result.step:,}"
     return [result.run_dir.name, str(result.config.seed), where, *scores]

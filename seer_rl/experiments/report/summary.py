@@ -9,6 +9,7 @@ import numpy as np
 from seer_rl.experiments import stats
 from seer_rl.experiments.results import NEVER, Groups, Result, finished, together
 from seer_rl.experiments.stats import Array, Estimate
+from seer_rl.text import score
 
 FEW = 3  # seeds: with fewer, an interval says nothing
 Estimates = dict[str, dict[str, Estimate]]  # by settings and name of the aggregate
@@ -61,13 +62,13 @@ def alone(env: str, arms: dict[str, list[Result]]) -> str | None:
     scores = {label: np.array([[run.returns[-1]] for run in ended]) for label, ended in runs.items()}
     best = max(scores, key=lambda label: float(scores[label].mean()))
     seeds = len(scores[best])
-    said = f"On {env}, {best} ended with {scores[best].mean():,.1f} points ({_seeds(seeds)})"
+    said = f"On {env}, {best} ended with {score(scores[best].mean())} points ({_seeds(seeds)})"
     base = reference(runs)
     if base is None or len(runs) == 1:
         return f"{said}."
     other = base if base != best else max((x for x in scores if x != best), key=lambda label: float(scores[label].mean()))
     cost, its = (float(np.mean([run.at("flops", run.step) for run in runs[label]])) for label in (best, other))
-    said += f", {other} with {scores[other].mean():,.1f} ({_seeds(len(scores[other]))}){_cost(cost, its)}."
+    said += f", {other} with {score(scores[other].mean())} ({_seeds(len(scores[other]))}){_cost(cost, its)}."
     return said + _chance(stats.improvement(scores[best], scores[other]), min(seeds, len(scores[other])))
 
 
