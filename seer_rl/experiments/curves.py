@@ -104,7 +104,7 @@ def draw(runs: Sequence[Path], output: Path) -> None:
                     axis.axhline(random, color="0.5", ls="--", lw=1, label="random player")
             else:
                 axis.set_ylim(bottom=0)
-        axes[0, 0].legend(frameon=False, loc="best")
+        axes[0, 0].legend(facecolor="white", edgecolor="none", loc="best")
         title = f"{text(env)}: {len(runs)} run{'s' if len(runs) > 1 else ''}; dotted: the freeze at $T_f$"
         figure.suptitle(title)
         write(figure, output)

@@ -5,7 +5,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import torch
 import seer_rl
 from seer_rl.agents.networks import output_shape
 from seer_rl.convergence import ENCODED, GAMES, progress
-from seer_rl.envs.base import Step, frames_in
+from seer_rl.envs.base import Step, frames_in, obs_shape
 from seer_rl.envs.subprocess import EnvironmentFailed
 from seer_rl.envs.vector import VectorEnv
 from seer_rl.replay.codec import examples
@@ -62,6 +62,11 @@ class Run:
         self.env_seeds = [env_seed, *(int(seed) for seed in others)]
         self.device = build.choose_device(config.device)
         self.eval_env = build.make_env(config, training=False)
+        if config.analysis.every and not again and isinstance(obs_shape(self.eval_env), Mapping):
+            raise ValueError(
+                f"snapshots are for seer analyze, which looks at single images, and the observations of {config.env} are "
+                "dictionaries: leave out --analysis.every"
+            )
         self.agent = build.make_agent(config, self.eval_env, agent_seed).to(self.device)
         build.require_contract(self.agent, self.eval_env, config)
         if config.transfer.source and not resumed:
