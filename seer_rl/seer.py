@@ -58,16 +58,20 @@ def freeze(
     dtype: how embeddings are stored. The agent gets them as float32.
     check_stop: is called before each pass through the encoder. It may raise to give up: agent and replay are then useless.
     Raises RuntimeError where the replay is empty or frozen already, and ValueError where too few embeddings would fit into it,
-    `dtype` is none of ours, or is uint8 or uint4 and the replay holds fewer than 32 observations; then nothing has changed.
+    `dtype` is none of ours, or is uint8 or uint4 and the replay holds fewer than 32 observations, `copies` is less than 1, or
+    `agent.target_lower` is of other layers than `agent.lower`; then nothing has changed.
     Warns where an embedding takes more room than a frame, so that the replay holds fewer steps than before.
     """
     if not {"lower", "target_lower", "augment"} <= {*dir(agent)}:
         raise ValueError(f"{type(agent).__name__} is no agent: give freeze Seam(encoder, target_encoder)")
+    if copies < 1:
+        raise ValueError(f"copies is the number of embeddings to store of each observation, 1 or more, not {copies}")
     if dtype in BITS and replay.size < min(LEAST, replay.capacity):
         raise ValueError(
             f"{replay.size} stored observations are too few to make a grid of {dtype}: "
             f"freeze later, with {LEAST} or better {EXAMPLES:,} of them, or store float16"
         )
+    _require_alike(agent)
     frame_bytes, steps = replay.bytes_per_step, replay.capacity
     copies = copies_of(agent, replay.images, copies)
     dropped = replay.rewrite(_embeddings(agent, copies, check_stop), copies, capacity, dtype)
@@ -78,6 +82,19 @@ def freeze(
             f"an embedding takes more memory than a frame ({replay.bytes_per_step:,} bytes a step, not {frame_bytes:,}): "
             f"the replay shrinks from {steps:,} to {replay.capacity:,} steps and its {dropped:,} oldest were dropped",
             stacklevel=2,
+        )
+
+
+def _require_alike(agent: Freezable) -> None:
+    """Raise ValueError where the target's module below the seam cannot become a copy of the online one."""
+    online, target = (
+        {name: getattr(x, "shape", None) for name, x in module.state_dict().items()}
+        for module in (agent.lower, agent.target_lower)
+    )
+    if differing := [name for name in {**online, **target} if online.get(name, "") != target.get(name, "")]:
+        raise ValueError(
+            f"the target's module below the seam cannot become a copy of the online one, from which it differs in "
+            f"{differing[0]}: give two of the same layers (where one is compiled, the module that was compiled)"
         )
 
 

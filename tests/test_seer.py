@@ -210,6 +210,28 @@ def test_a_refused_freeze_changes_nothing(lower: nn.Module | None, steps: int, s
     assert not any(parameter.any() for parameter in agent.target_lower.parameters())
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (lambda lower: nn.ModuleDict({"inner": lower}), "it differs in conv1.weight: give two of the same layers"),
+        (lambda lower: AGENTS["rainbow, canonical"]().lower, "it differs in conv1.weight"),
+        (lambda lower: torch.compile(lower), "the module that was compiled"),
+    ],
+)
+def test_a_target_that_cannot_become_a_copy_is_refused_before_anything_changes(
+    target: Callable[[nn.Module], nn.Module], words: str
+) -> None:
+    agent = AGENTS["rainbow"]()
+    replay = replay_for(agent, capacity=100)
+    fill(replay, 40)
+    with pytest.raises(ValueError, match=words):
+        freeze(Seam(agent.lower, target(agent.target_lower)), replay)
+    with pytest.raises(ValueError, match="1 or more, not 0"):
+        freeze(agent, replay, copies=0)
+    assert not replay.rewritten
+    assert all(parameter.requires_grad for parameter in agent.lower.parameters())
+
+
 def test_an_encoder_alone_is_no_agent() -> None:
     with pytest.raises(ValueError, match=r"Pixels is no agent: give freeze Seam\(encoder, target_encoder\)"):
         freeze(Pixels(), Replay((1, 8, 8), (), np.uint8, capacity=50))  # type: ignore[arg-type]

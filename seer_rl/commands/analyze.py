@@ -1,5 +1,6 @@
 """`seer analyze`: where an encoder looks, how much each layer still changes, and what an automatic freeze went by."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -30,15 +31,18 @@ def attention(
     from seer_rl.experiments import curves, inspect
     from seer_rl.training import checkpoint
 
-    with mistakes():
-        config = checkpoint.load_config(run)
-        output = picture(output or run / "attention.png")
-        rows = inspect.attention(run, frames, layer, progress)
-        inspect.draw_attention(rows, output, f"Attention of {rows[0].layer}: {curves.text(config.env)}")
-    tell(output)
-    if video:
-        with filming(video, 15) as take:
+    with contextlib.ExitStack() as open_film:
+        with mistakes():
+            config = checkpoint.load_config(run)
+            output = picture(output or run / "attention.png")
+        take = open_film.enter_context(filming(video, 15)) if video else None  # before the work: it may not be possible
+        with mistakes():
+            rows = inspect.attention(run, frames, layer, progress)
+            inspect.draw_attention(rows, output, f"Attention of {rows[0].layer}: {curves.text(config.env)}")
+        tell(output)
+        if take:
             inspect.film_attention(run, rows[0].layer, take)
+    if video:
         tell(video)
 
 

@@ -62,7 +62,7 @@ class Display:
 
     def __call__(self, run: Run, event: Event | Metrics) -> None:
         """Show what the event changes."""
-        if isinstance(event, Metrics) or (event is Event.STEPPED and run.step % LOOK_EVERY and not run.ends):
+        if isinstance(event, Metrics) or (event is Event.STEPPED and not (run.passed(LOOK_EVERY) or run.ends)):
             return
         before, self.doing = self.doing, DOING.get(event, self.doing)
         if self._live:

@@ -56,6 +56,7 @@ def sweep(
         memory: Bytes for all runs at a time together. Each gets an equal share as its --memory-limit.
         ray: Address of a Ray cluster to run on, all of whose nodes see --output. auto: this machine's; local: a new one.
     """
+    from seer_rl import outside
     from seer_rl.commands.board import Board
     from seer_rl.commands.console import Screen
     from seer_rl.commands.drive import interruptible
@@ -85,7 +86,7 @@ def sweep(
         if memory is not None and memory < at_a_time:
             raise ValueError(f"--memory {memory} is no memory for {at_a_time} runs at a time")
         states = prepare(settle(runs, memory and memory // at_a_time, here, say))
-    again = shlex.join(["seer", *sys.argv[1:]])
+    again = outside.again(shlex.join(["seer", *sys.argv[1:]]))
     done = sum(state.is_done for state in states)
     say(f"{output}: {len(states)} runs, {done} done before, {at_a_time} at a time")
     with Board(console) as show, interruptible() as asked:

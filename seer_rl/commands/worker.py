@@ -13,7 +13,7 @@ from pathlib import Path
 from seer_rl.commands.console import Screen
 from seer_rl.commands.display import Display
 from seer_rl.commands.drive import drive
-from seer_rl.commands.errors import Ended
+from seer_rl.commands.errors import Ended, answered
 from seer_rl.commands.streams import undisturbed
 from seer_rl.experiments.worker import BUSY, STATUS, Status
 from seer_rl.text import refusal
@@ -54,7 +54,8 @@ def main(run_dir: Path, cores: str) -> int:
     console = Screen(width=120)
 
     def stop_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not by sys.stdin, whose lock would be held where this process ends by an error of ours
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
@@ -75,6 +76,8 @@ def main(run_dir: Path, cores: str) -> int:
     except (Mistake, ValueError, ImportError, MemoryError) as mistake:
         console.say(f"seer: {mistake}")
         return 2
+    except Exception as error:
+        return answered(error)
     return 0
 
 

@@ -16,6 +16,7 @@ What else an environment may offer, itself or by one of its wrappers:
 - `render()` in render mode "rgb_array": a picture [H, W, 3] uint8, for films.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
@@ -156,11 +157,24 @@ def get_state(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
 
     None where the environment has no state to give, or one that cannot be saved and taken back.
     """
-    if not (env.has_wrapper_attr("get_state") and env.has_wrapper_attr("set_state")):
+    if not gives_state(env):
         return None
     frames = {"frames": stack(list(env.get_wrapper_attr("obs_queue")))} if env.has_wrapper_attr("obs_queue") else {}
     state = {"inner": env.get_wrapper_attr("get_state")(), **frames}
     return state if _can_be_saved(state) else None
+
+
+def gives_state(env: gym.Env[Any, Any]) -> bool:
+    """Tell whether `env` has get_state() and set_state(state): others may have methods of these names that take more."""
+    for name, given in (("get_state", ()), ("set_state", ({},))):
+        method = env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+        try:
+            inspect.signature(method).bind(*given)  # type: ignore[arg-type]
+        except TypeError:
+            return False
+        except ValueError:  # it does not say what it takes
+            continue
+    return True
 
 
 def _can_be_saved(tree: Any) -> bool:

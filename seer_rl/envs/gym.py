@@ -98,7 +98,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         self.max_episode_steps = None if limit is None else -(-limit // action_repeat)
         if "render_fps" in env.metadata:  # a film has a picture of every agent step
             self.metadata = {**env.metadata, "render_fps": env.metadata["render_fps"] / action_repeat}
-        if env.has_wrapper_attr("get_state"):
+        if base.gives_state(env):
             self.get_state, self.set_state = self._get_state, self._set_state
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

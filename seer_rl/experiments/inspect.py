@@ -184,6 +184,8 @@ def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
     found = {name: x for name, x in activations(agent, observations).items() if x.dim() == 4}
     if layer is not None and layer not in found:
         raise ValueError(f"there is no convolution {layer!r}: choose {', '.join(found)}")
+    if not found:
+        raise ValueError("this encoder has no convolutions, whose maps would show where it looks")
     return layer or ([name for name, x in found.items() if min(x.shape[2:]) >= LEAST_MAP] or list(found))[-1]
 
 
@@ -348,7 +350,7 @@ def recorded(run: Path) -> list[Signals]:
     for name, column in columns.items():
         if list(column) != steps:
             raise ValueError(f"{run / METRICS} is damaged: it has not as many values of seer/{name} as of seer/cka")
-        if any(abs(value) > LARGEST for value in column.values()):  # NaN is a gap in a picture
+        if any(LARGEST < abs(value) < math.inf for value in column.values()):  # NaN and infinity are gaps in a picture
             raise ValueError(f"{run / METRICS} cannot be meant: a value of seer/{name} is larger than float32 can be")
     return [Signals(step, **{name: column[step] for name, column in columns.items()}) for step in steps]
 

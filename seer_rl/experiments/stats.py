@@ -5,6 +5,7 @@ intervals over runs, each task resampled by itself. The bootstrap's random numbe
 """
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,8 +59,7 @@ def average(scores: Array) -> Array:
 
 def aggregates(scores: Array) -> dict[str, Estimate]:
     """Estimate IQM, median, mean and optimality gap of normalised scores [runs, tasks], by name. Needs the extra [report]."""
-    from rliable import metrics
-
+    metrics = _rliable("metrics")
     functions = [iqm, metrics.aggregate_median, metrics.aggregate_mean, metrics.aggregate_optimality_gap]
     points, low, high = intervals([scores], lambda x: np.array([function(x) for function in functions]))
     names = ("IQM", "median", "mean", "optimality gap")
@@ -103,14 +103,19 @@ def intervals(scores: list[Array], function: Callable[..., Array]) -> tuple[Arra
     if all(len(one) == 1 for one in scores):
         found = np.asarray(function(*scores), float)
         return found, found, found
-    try:
-        from rliable import library
-    except ImportError as error:
-        raise ImportError(f"statistics need the extra [report]: {install('report')}") from error
+    library = _rliable("library")
     data: Any = {"": scores[0] if len(scores) == 1 else scores}
     with _same_random_numbers():
         points, ends = library.get_interval_estimates(data, function, reps=REPEATS)
     return points[""], ends[""][0], ends[""][1]
+
+
+def _rliable(module: str) -> Any:
+    """Import a module of rliable. Raises ImportError, in a sentence, without the extra [report]."""
+    try:
+        return importlib.import_module(f"rliable.{module}")
+    except ImportError as error:
+        raise ImportError(f"statistics need the extra [report]: {install('report')}") from error
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class Layout:
     """Say where columns lie in a row: those of the widest numbers first, so that every number is aligned."""
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
-        """columns: by key. Their order does not matter."""
+        """columns: by key. Those of numbers as wide lie in the order in which they are given."""
         self.columns = dict(columns)
         self.offsets: dict[str, int] = {}
         end = 0

@@ -123,6 +123,9 @@ class Replay:
         """
         if (memory is None) == (capacity is None):
             raise ValueError("give either the replay's memory in bytes or its capacity in steps")
+        for name, number in (("lanes", lanes), ("stack", stack), ("n_step", n_step)):
+            if number < 1:
+                raise ValueError(f"{name} is a number from 1 on, not {number}")
         memory, capacity = _whole("memory", memory), _whole("capacity", capacity)
         self._spec = Spec(obs_shape, action_shape, action_dtype)
         for shape in self._spec.shapes.values():
@@ -520,6 +523,9 @@ class Replay:
         self.stack, self.copies, self._rewriter = state["stack"], state["copies"], fn
         self._observation = {key: torch.tensor(np.asarray(x), device=self.device) for key, x in state["observation"].items()}
         self.rng.bit_generator.state = state["rng"]
+        if list(state["observation"]) != list(self._spec.shapes):  # columns as wide lie in the order of their keys
+            there, here = (", ".join(map(str, keys)) for keys in (state["observation"], self._spec.shapes))
+            raise ValueError(f"the replay was saved with observations of {there}, and this one has {here}")
         new, lanes = self._store.layout, state["lanes"]
         if state["rewritten"] is not None:
             self._codecs = {key: Codec.from_state(codec) for key, codec in state["rewritten"].items()}

@@ -19,9 +19,15 @@ class Spec:
     """Say what observations, actions and rewards a replay holds."""
 
     def __init__(self, obs_shape: Shapes, action_shape: Shape, action_dtype: DTypeLike) -> None:
-        """obs_shape: of an image, or of images and vectors by key. action_shape, action_dtype: of one action."""
+        """obs_shape: of an image, or of images and vectors by key. action_shape, action_dtype: of one action.
+
+        Raises ValueError for any other shape.
+        """
         self.single = not isinstance(obs_shape, Mapping)
         self.shapes: dict[str, Shape] = dict(obs_shape) if isinstance(obs_shape, Mapping) else {ONLY: tuple(obs_shape)}
+        for shape in self.shapes.values():
+            if len(shape) not in (1, 3):
+                raise ValueError(f"observations are images (C, H, W) or vectors (D,), not {shape}; without channels (1, H, W)")
         self.images = [key for key, shape in self.shapes.items() if is_image(shape)]
         self.action_shape, self.action_dtype = action_shape, np.dtype(action_dtype)
 

@@ -33,7 +33,9 @@ def choose_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"there is no device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch finds no CUDA device here: use --device cpu")
+        raise ValueError(
+            "PyTorch finds no CUDA device here: train with --device cpu, or go on with such a run where there is one"
+        )
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 

@@ -144,6 +144,10 @@ class Checkpoint:
     piece: Callable[[str], bytes]
 
 
+class Other(ValueError):
+    """A checkpoint that another version wrote, in a sentence."""
+
+
 class Damage(Exception):
     """A checkpoint that is not what was written, in a sentence; the file that is to be moved aside, if there is one."""
 
@@ -178,8 +182,8 @@ def save(
 def load(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """Read the newest checkpoint of a run that is whole; None if there never was one.
 
-    Damaged ones are named through `say` and moved aside. Raises ValueError if all of them are, or were the last time; OSError
-    where one cannot be read: it may be whole.
+    Damaged ones are named through `say` and moved aside. Raises ValueError if all of them are, or were the last time, and for
+    one of another format; OSError where one cannot be read: it may be whole.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -276,11 +280,16 @@ def _read(folder: Folder, manifest: str) -> Checkpoint:
     try:
         body = json.loads(text)  # what has its checksum was written by `save`, or by someone who wants to be read
         if body["format"] != FORMAT:
-            raise Damage(f"{path / manifest} has format {body['format']}, this version of seer-rl reads {FORMAT}")
+            raise Other(
+                f"{path / manifest} is of format {body['format']!r:.20}, and this version of seer-rl reads {FORMAT}: resume it "
+                "with the version that wrote it; nothing was changed"
+            )
         for name in body["blobs"]:  # one at a time: all of them may be more than fits
             piece(name)
         state = _unflatten(body["state"], safetensors.numpy.load(piece("arrays")))
         return Checkpoint(body["step"], state, body["blobs"], piece)
+    except Other:
+        raise
     except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise Damage(f"{path / manifest} is no checkpoint ({error})") from error
 

@@ -37,7 +37,7 @@ def agent_called(name: str) -> type[Agent]:
         return AGENTS[name]
     found: type[Agent] = outside.load(name, "agent")
     missing = [part for part in CONTRACT if not hasattr(found, part)]
-    if missing or not issubclass(found.Config, AgentConfig):
+    if missing or not (isinstance(found.Config, type) and issubclass(found.Config, AgentConfig)):
         why = f"has no {missing[0]}" if missing else "has a Config that is no AgentConfig"
         raise ValueError(f"the agent {name} {why}: seer_rl/agents/base.py says what an agent needs")
     _outside[found.Config] = name
@@ -202,8 +202,10 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--memory-limit cannot count what Weights & Biases' own process takes: leave out --log wandb")
     if config.replay.memory is not None and config.replay.capacity is not None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
-    if isinstance(freeze_step, int) and freeze_step >= config.steps:
-        raise ValueError(f"--seer.freeze-step {freeze_step:,} lies beyond the run of {config.steps:,} steps")
+    last = config.steps - count  # the step at which the last steps begin: a freeze can come before them, not among them
+    if isinstance(freeze_step, int) and freeze_step > last:
+        beyond = "beyond" if freeze_step >= config.steps else f"among the last {count} steps of"
+        raise ValueError(f"--seer.freeze-step {freeze_step:,} lies {beyond} the run of {config.steps:,} steps")
     if freeze_step != "auto":
         for name in ("earliest", "latest"):
             if getattr(config.seer, name) is not None:
@@ -226,11 +228,11 @@ def check(config: TrainConfig) -> None:
         )
     if freeze_step == "auto" and (latest := config.seer.between(config.steps)[1]) < config.steps:
         at = latest if latest >= first else first + -first % EVERY  # nothing is measured before the first update
-        if at >= config.steps:
-            raise ValueError(
-                f"a run of {config.steps:,} steps never freezes: --seer.latest {latest:,} lies before its first update "
-                f"at step {first:,}, and the next measurement is at step {at:,}"
-            )
+        if at > last:
+            why = f"lies before its first update at step {first:,}, and the next measurement is at step {at:,}"
+            if at == latest:
+                why = f"lies among its last {count} steps"
+            raise ValueError(f"a run of {config.steps:,} steps never freezes: --seer.latest {latest:,} {why}")
     if config.seer.batch_size is not None and first_update(agent, config.seer.batch_size) > config.steps:
         raise ValueError(
             f"a run of {config.steps:,} steps never holds a batch of --seer.batch-size {config.seer.batch_size}: "
@@ -251,6 +253,23 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--seer.replay-ratio needs --seer.freeze-step: without it nothing is ever frozen")
     if config.seer.batch_size is not None and freeze_step is None:
         raise ValueError("--seer.batch-size needs --seer.freeze-step: without it nothing is ever frozen")
+    _require_kept(config)
+
+
+def _require_kept(config: TrainConfig) -> None:
+    """Raise ValueError, naming the setting, where config.toml would not give back what was chosen."""
+    try:
+        kept = flat(from_toml(to_toml(config)))
+    except outside.Unavailable:
+        raise
+    except (TypeError, ValueError) as error:  # of types that TOML does not have
+        raise ValueError(f"config.toml cannot keep the settings of {name_of(config.agent)} in {config.env}: {error}") from error
+    for name, value in flat(config).items():
+        if name != "run_dir" and kept.get(name) != value:
+            raise ValueError(
+                f"{name} is {value!r}, which config.toml cannot keep (it has no None): read from there, it would be "
+                f"{kept.get(name)!r}"
+            )
 
 
 def first_update(agent: AgentConfig, batch_size: int) -> int:
@@ -317,7 +336,7 @@ def identity(config: TrainConfig, frozen: bool) -> dict[str, Any]:
     They tell its files from those of other runs. frozen: whether the encoder is, so that those of --seer are among them.
     """
     kept = {
-        name: str(value) if isinstance(value, Path) else value
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in flat(config).items()
         if name not in MAY_CHANGE and name != "steps" and not name.endswith("learning_rate")
     }
@@ -405,6 +424,8 @@ def _build(kind: type[Any], settings: Any, section: str) -> Any:
     for name, value in settings.items():
         if name not in hints:
             raise ValueError(f"there is no setting {section}{name}")
+        if isinstance(value, list) and not _fits(value, hints[name]):  # TOML has lists only
+            settings = settings | {name: (value := tuple(value))}
         if not _fits(value, hints[name]):
             raise ValueError(f"{section}{name} cannot be {value!r}")
     return kind(**settings)

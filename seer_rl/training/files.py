@@ -5,6 +5,7 @@ writing or removing, no pipe or device is waited for, and what is written appear
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -85,8 +86,8 @@ class Folder:
             self.handle = os.open(
                 name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if inside else 0), dir_fd=parent
             )
-        except (NotADirectoryError, OSError) as error:
-            if isinstance(error, FileNotFoundError | PermissionError):
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             raise Refused(f"{path} is {'a link or ' if inside else ''}no directory") from error
 

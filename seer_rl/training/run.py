@@ -313,7 +313,7 @@ class Run:
         seer, size = self.config.seer, self.replay.size
         z = output_shape(self.agent.lower, self.agent.obs_shape, torch.uint8)
         numbers = sum(map(math.prod, z.values())) if isinstance(z, dict) else math.prod(z)
-        fitted = examples(seer.dtype, (numbers,), size, self.costs.copies)
+        fitted = examples(seer.dtype, (numbers,), size, self.costs.views)
         self.account.count(self.costs.freeze(size + fitted))
         started = time.perf_counter()
         freeze(self.agent, self.replay, build.every_step(self.config, self.eval_env), seer.copies, seer.dtype, self.check_stop)
@@ -347,7 +347,7 @@ class Run:
 
     def metrics(self) -> dict[str, float]:
         """Return the latest losses, and what the replay holds and the run has spent."""
-        losses = {name: float(value) for name, value in self.losses.items()}
+        losses = {f"losses/{name.removeprefix('losses/')}": float(value) for name, value in self.losses.items()}
         clipped = {} if math.isnan(self.replay.clipped) else {"seer/clipped": self.replay.clipped}
         return {**losses, **self.account.metrics(), **clipped}
 

@@ -205,6 +205,22 @@ def test_a_state_that_cannot_be_saved_is_none(state: dict[Any, Any], kept: bool,
     assert (base.get_state(env) is not None) == kept
 
 
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("set_state", None), ("get_state", lambda self, body: {}), ("set_state", lambda self: None)],
+)
+def test_methods_of_the_same_names_that_take_something_else_are_no_state(
+    name: str, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if method:
+        monkeypatch.setattr(made.Remembering, name, method)
+    else:
+        monkeypatch.delattr(made.Remembering, name)
+    env = make(f"{HERE}:remembering", AS_IT_IS, training=True)
+    env.reset(seed=0)
+    assert base.get_state(env) is None
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(1000, 250), (None, None)])
 def test_an_environments_own_limit_counts_agent_steps(
     limit: int | None, expected: int | None, monkeypatch: pytest.MonkeyPatch

@@ -175,6 +175,7 @@ def test_bad_input(arguments: str, words: str, run: Path, tmp_path: Path, monkey
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+    assert not list(tmp_path.glob("picture*"))  # not even a picture beside a film that cannot be
 
 
 def test_the_papers_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

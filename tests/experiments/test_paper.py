@@ -12,7 +12,7 @@ import pytest
 from seer_rl.commands.main import main
 from seer_rl.experiments import results, sweep
 from seer_rl.experiments.paper import experiments, figures, published, tables
-from seer_rl.experiments.paper.experiments import FIGURES
+from seer_rl.experiments.paper.experiments import FIGURES, _most
 from seer_rl.training import build
 from seer_rl.training.config import TrainConfig
 from tests.experiments.test_results import flops_at, made
@@ -103,6 +103,12 @@ def test_what_is_compared(runs: Path) -> None:
     assert "with a probability of 1.00 [1.00, 1.00]" in said
     assert said.endswith("So few seeds may differ by chance.")
     assert any(note.startswith("Arms that are one training up to the freeze are compared") for note in table.notes)
+
+
+def test_of_settings_with_as_many_seeds_the_first_count() -> None:
+    """Whatever their strings hash to, which differs from process to process."""
+    for names in ("ab", "ba"):
+        assert _most([(name, seed) for name in names for seed in (1, 2, 2)], "c") == names[0]
 
 
 def test_arms_of_a_figure_are_not_mixed(tmp_path: Path) -> None:

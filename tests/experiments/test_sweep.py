@@ -276,6 +276,47 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+BROKEN = """
+from seer_rl.agents.dqn import DQN, DQNConfig
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Settings(DQNConfig):
+    "Of an agent whose fourth update fails: a trial before the run makes fewer."
+
+class Broken(DQN):
+    name = "broken"
+    Config = Settings
+
+    def update(self, batch):
+        if self.updates == 3:
+            raise KeyError("no fourth")
+        return super().update(batch)
+"""
+
+
+def test_a_failure_of_the_users_own_code_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    process = begin("--envs", "atari/qbert", "--agents", "broken:Broken", f"--settings={SETTINGS}")
+    said, _ = process.communicate()
+    assert process.returncode == 1
+    assert "KeyError: 'no fourth' (broken.py, line 15)" in said
+    assert "to try them again: SEER_CODE=broken:Broken seer sweep" in said
+
+
+def test_an_error_of_ours_ends_a_worker_with_its_traceback(tmp_path: Path) -> None:
+    """With code 1, though a thread waits for its parent: if it looked as if it had been killed, it would be begun again."""
+    (tmp_path / "run").mkdir()
+    fault = "import seer_rl.commands.worker as w; w.drive = lambda *_: 1 / 0; w.sys.exit(w.main(w.Path('run'), ''))"
+    checkpoint.save_config(tmp_path / "run", TrainConfig("atari/qbert"))
+    command = [sys.executable, "-c", fault]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.wait() == 1
+        assert process.stderr is not None
+        assert b"ZeroDivisionError" in process.stderr.read()
+
+
 def test_board(plan: Path, tmp_path: Path) -> None:
     states = sweep.prepare(sweep.configs(read_plan(plan), tmp_path))
     states[0].failure = "the loss is nan"

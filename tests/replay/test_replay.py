@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seer_rl.replay.observation import Obs, each, keyed
 from seer_rl.replay.replay import Replay
-from tests.replay.saved import go_on
+from tests.replay.saved import go_on, held
 
 Frames = dict[str, NDArray[Any]]  # of one moment, by key
 
@@ -403,6 +403,11 @@ def test_misuse_is_refused_in_a_sentence() -> None:
             Replay((1, 2, 2), (), np.uint8, memory=memory)  # type: ignore[arg-type]
     whole, floating = (Replay((1, 2, 2), (), np.uint8, memory=n) for n in (10**6, 1e6))  # type: ignore[arg-type]
     assert whole.capacity == floating.capacity
+    for name in ("lanes", "stack", "n_step"):
+        with pytest.raises(ValueError, match=f"{name} is a number from 1 on, not 0"):
+            Replay((1, 2, 2), (), np.uint8, capacity=10, **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"not \(2, 2\); without channels \(1, H, W\)"):
+        Replay((2, 2), (), np.uint8, capacity=10)
     with pytest.raises(ValueError, match="not a stack"):
         Replay((5, 2, 2), (), np.uint8, capacity=10, stack=2)
     with pytest.raises(ValueError, match="need at least 22"):
@@ -452,6 +457,13 @@ def test_lanes_may_be_named_in_any_order_but_once() -> None:
             replay.begin(frames[: len(wrong)], lanes=wrong)
 
 
+def test_observations_saved_in_another_order_are_refused() -> None:
+    """Cameras of one shape would be taken for each other."""
+    one, other = (Replay(dict.fromkeys(keys, (1, 2, 2)), (), np.uint8, capacity=10) for keys in (("a", "b"), ("b", "a")))
+    with pytest.raises(ValueError, match="saved with observations of a, b, and this one has b, a"):
+        go_on(other, one, None)
+
+
 def test_a_saved_lane_that_lies_elsewhere_is_refused() -> None:
     replay = Replay((1, 2, 2), (), np.uint8, capacity=30, lanes=3)
     replay.begin(np.zeros((3, 1, 2, 2), np.uint8))
@@ -482,6 +494,27 @@ def test_a_saved_replay_goes_on_in_fewer_bytes_if_it_fits(capacity: int, exponen
     small = Replay((1, 2, 2), (), np.int32, capacity=40, n_step=2, priority_exponent=exponent)
     with pytest.raises(ValueError, match=r"a replay of [\d,]+ bytes cannot take over the 41 steps of one of [\d,]+ bytes"):
         go_on(small, saved, None)
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 4])
+def test_what_is_not_touched_is_as_it_was_saved(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint does not write it again. Lanes grow at different speeds, for truncated episodes take a record more."""
+    monkeypatch.setattr("seer_rl.replay.store.SEGMENT_BYTES", 10 * 64)
+    replay, rng = Replay((1, 8, 8), (), np.uint8, capacity=60 * lanes, lanes=lanes), np.random.default_rng(0)
+
+    def seen(count: int) -> NDArray[np.uint8]:
+        return rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+
+    replay.begin(seen(lanes))
+    saved: dict[int, bytes] = {}
+    for _ in range(100):
+        ends = rng.random(lanes) < 0.2 * np.arange(lanes)
+        replay.add([0] * lanes, [0.0] * lanes, [False] * lanes, ends, seen(lanes))
+        if ends.any():
+            replay.begin(seen(int(ends.sum())), np.flatnonzero(ends).tolist())
+        if rng.random() < 0.5:
+            saved |= {i: bytes(replay.segment(i)) for i in replay.touched()}
+            assert [saved[i] for i in range(replay.segment_count)] == held(replay)["observations"]
 
 
 def test_continuous_actions_come_back_as_they_went_in() -> None:

@@ -1,6 +1,7 @@
 """Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -494,6 +495,18 @@ def test_a_state_may_use_the_names_of_the_file(tmp_path: Path) -> None:
     assert found
     assert np.array_equal(found.state["env"].pop("array"), np.arange(3))
     assert found.state["env"] == {"shape": [3], "in": [{"array": "text", "shape": None}, {"array": 2.0, "shape": []}]}
+
+
+def test_a_checkpoint_of_another_format_stays_as_it_is(stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    for manifest in (tmp_path / "run" / "checkpoints").glob("*.json"):
+        body = json.loads(manifest.read_bytes().partition(b"\n")[2]) | {"format": 99}
+        text = json.dumps(body)
+        manifest.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", "utf-8")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    with pytest.raises(ValueError, match=r"is of format 99, .* resume it with the version that wrote it; nothing was changed"):
+        loop.resume(tmp_path / "run", pytest.fail)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()} == before
 
 
 def test_what_resuming_refuses(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,19 @@
 """Settings that cannot be meant are refused, and nothing that can be meant is."""
 
+import json
 import os
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
-from seer_rl import bounds
-from seer_rl.agents.dqn import DQNConfig
+from seer_rl import bounds, outside
+from seer_rl.agents.dqn import DQN, DQNConfig
 from seer_rl.agents.rainbow import RainbowConfig
 from seer_rl.agents.sac import SACConfig
 from seer_rl.commands.main import main
+from seer_rl.envs.base import EnvConfig
 from seer_rl.envs.dmc import ControlConfig
 from seer_rl.training import loop, rundir
 from seer_rl.training.config import (
@@ -21,9 +23,11 @@ from seer_rl.training.config import (
     ReplayConfig,
     SeerConfig,
     TrainConfig,
+    agent_called,
     check,
     first_update,
     from_toml,
+    identity,
     to_toml,
 )
 from seer_rl.training.run import Run
@@ -164,3 +168,58 @@ def test_a_directory_that_may_not_be_written_is_no_place(tmp_path: Path) -> None
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="nothing may be written in"):
         rundir.require_place(tmp_path / "run")
+
+
+@dataclass(frozen=True)
+class MineConfig(DQNConfig):
+    """Settings of an agent from elsewhere, of types that TOML does not have."""
+
+    widths: tuple[int, ...] = (32, 32)
+    clip: float | None = 10.0
+
+
+class Mine(DQN):
+    """An agent from elsewhere."""
+
+    name = "mine"
+    Config = MineConfig
+
+
+class Unset(DQN):
+    """Has a value where its settings' class should be."""
+
+    name = "unset"
+    Config = MineConfig()  # type: ignore[assignment]
+
+
+def test_settings_of_an_agent_from_elsewhere_are_kept_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(outside.TRUSTED, f"{__name__}:Mine,{__name__}:Unset")
+    kind = agent_called(f"{__name__}:Mine").Config
+    config = TrainConfig("atari/pong", agent=kind(widths=(128, 64)))
+    check(config)
+    assert from_toml(to_toml(config)) == config
+    assert json.loads(json.dumps(identity(config, frozen=True))) == identity(config, frozen=True)  # as a file of weights has it
+    with pytest.raises(ValueError, match=r"agent\.clip is None, which config\.toml cannot keep .* it would be 10.0"):
+        check(replace(config, agent=kind(clip=None)))
+    with pytest.raises(ValueError, match=r"config\.toml cannot keep the settings of"):
+        check(replace(config, agent=kind(widths={1, 2})))
+    with pytest.raises(ValueError, match="has a Config that is no AgentConfig"):
+        agent_called(f"{__name__}:Unset")
+
+
+@pytest.mark.parametrize(
+    ("seer", "words"),
+    [
+        (SeerConfig(freeze_step=9_997), "9,997 lies among the last 8 steps of the run of 10,000 steps"),
+        (SeerConfig(freeze_step=10_000), "lies beyond the run of 10,000 steps"),
+        (
+            SeerConfig(freeze_step="auto", earliest=2_000, latest=9_993),
+            "--seer.latest 9,993 lies among its last 8",
+        ),
+    ],
+)
+def test_a_freeze_among_the_last_steps_would_never_come(seer: SeerConfig, words: str) -> None:
+    config = TrainConfig("atari/pong", steps=10_000, environment=EnvConfig(num_envs=8), seer=seer)
+    with pytest.raises(ValueError, match=words):
+        check(config)
+    check(replace(config, seer=SeerConfig(freeze_step=9_992)))

@@ -136,7 +136,7 @@ def members(experiment: Experiment, env: str, arm: str, found: Iterable[Result])
 
 def _most(values: Iterable[tuple[Any, int]], wanted: Any) -> Any:
     """Return `wanted` where it is among the values, and else the value that most seeds have. values: with the seed of each."""
-    counts = Counter(value for value, _ in set(values))
+    counts = Counter(value for value, _ in dict.fromkeys(values))  # in the order of the runs, whatever strings hash to
     return wanted if wanted in counts else max(counts, key=counts.__getitem__, default=wanted)
 
 
