@@ -179,13 +179,13 @@ def attention(run: Path, frames: tuple[int, ...] = (), layer: str | None = None,
 def of_map(agent: Agent, observations: Image, layer: str | None) -> str:
     """Return `layer`, or for None the last convolution whose map is `LEAST_MAP` or larger.
 
-    Raises ValueError for a layer that is not there.
+    Raises ValueError for a layer that is not there, and where there are no convolutions.
     """
     found = {name: x for name, x in activations(agent, observations).items() if x.dim() == 4}
-    if layer is not None and layer not in found:
-        raise ValueError(f"there is no convolution {layer!r}: choose {', '.join(found)}")
     if not found:
         raise ValueError("this encoder has no convolutions, whose maps would show where it looks")
+    if layer is not None and layer not in found:
+        raise ValueError(f"there is no convolution {layer!r}: choose {', '.join(found)}")
     return layer or ([name for name, x in found.items() if min(x.shape[2:]) >= LEAST_MAP] or list(found))[-1]
 
 

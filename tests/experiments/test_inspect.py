@@ -7,14 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from seer_rl import outside
+from seer_rl.agents.dqn import DQN, DQNConfig
 from seer_rl.commands.main import main
 from seer_rl.convergence import linear_cka
 from seer_rl.experiments import inspect
 from seer_rl.experiments.activations import svcca
 from seer_rl.experiments.paper import figures
 from seer_rl.training import build, checkpoint
+from seer_rl.training.logger import CLOCK, METRICS
 from seer_rl.training.weights import tensors
 
 SETTINGS = (
@@ -194,6 +198,26 @@ def test_the_papers_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         assert Path(picture).stat().st_size > 10_000
     assert main(["paper", "plan", "figure7c", "--no-estimate"]) == 0
     assert "--analysis.every 10000" in capsys.readouterr().out
+
+
+def flat(shape: tuple[int, ...]) -> nn.Module:
+    """An encoder from elsewhere without convolutions."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 8))
+
+
+def test_an_encoder_without_convolutions_has_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(outside.TRUSTED, f"{__name__}:flat")
+    agent = DQN(DQNConfig(encoder=f"{__name__}:flat", hidden=8), (1, 8, 8), 2)
+    with pytest.raises(ValueError, match="no convolutions, whose maps would show"):
+        inspect.of_map(agent, np.zeros((1, 1, 8, 8), np.uint8), None)
+
+
+def test_a_signal_may_be_infinite(tmp_path: Path) -> None:
+    """Novelty is, where all that was met before was the same."""
+    rows = [f"2500,seer/{name},{'inf' if name == 'novelty' else 0.5}" for name in inspect.PANELS]
+    (tmp_path / METRICS).write_text("\n".join(["step,name,value", *rows, ""]))
+    (tmp_path / CLOCK).write_text("step,name,value\n")
+    assert [signals.novelty for signals in inspect.recorded(tmp_path)] == [np.inf]
 
 
 @pytest.mark.parametrize(

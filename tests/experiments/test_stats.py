@@ -1,6 +1,8 @@
 """Statistics against enumeration, brute force and rliable itself."""
 
 import itertools
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,3 +103,12 @@ def test_intervals_repeat_and_leave_numpys_generator_alone() -> None:
     for a, b in zip(first, stats.curve(scores, stats.iqm), strict=True):
         assert a.shape == (4,)
         assert (a == b).all()
+
+
+@pytest.mark.parametrize("function", [stats.aggregates, lambda scores: stats.curve(scores, stats.iqm)])
+def test_what_is_missing_is_named(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rliable"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rliable", None)  # as Python notes a package that is not there
+    with pytest.raises(ImportError, match=r"statistics need the extra \[report\]"):
+        function(RNG.normal(size=(3, 2)))

@@ -76,6 +76,13 @@ def test_a_run_passes_its_phases_and_counts_what_it_does(short: Run) -> None:
         assert short.account.operations[convention] == expected + costs.freeze(short.account.phases[1].replay_steps)[convention]
 
 
+def test_metrics_of_updates_are_named_as_losses(short: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports tell by these names from when on a run learnt; agents from elsewhere may leave out the prefix."""
+    monkeypatch.setattr(short, "losses", {"losses/loss": 1.0, "entropy": 2.0})
+    named = {name: value for name, value in short.metrics().items() if name.startswith("losses/")}
+    assert named == {"losses/loss": 1.0, "losses/entropy": 2.0}
+
+
 def test_what_an_update_costs_less_can_be_spent_on_more_of_them(tmp_path: Path) -> None:
     config = dataclasses.replace(SHORT, seer=dataclasses.replace(SHORT.seer, replay_ratio=3))
     run = trained(config, tmp_path / "run")

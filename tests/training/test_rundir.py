@@ -28,10 +28,12 @@ from seer_rl.agents.sac import SACConfig
 from seer_rl.commands.main import main
 from seer_rl.envs.dmc import ControlConfig
 from seer_rl.envs.vector import VectorEnv
+from seer_rl.text import refusal
 from seer_rl.training import build, checkpoint, loop, rundir, weights
 from seer_rl.training import run as run_module
 from seer_rl.training.config import EvalConfig, ReplayConfig, SeerConfig, TrainConfig, to_toml
 from seer_rl.training.events import Done, Event, Fault, Metrics
+from seer_rl.training.files import Folder
 from seer_rl.training.play import evaluate
 from seer_rl.training.run import Run, Stopped
 from tests import damage
@@ -645,3 +647,16 @@ def test_damage_for_a_while() -> None:
     assert sum(counts.values()) == 50
     assert counts["refused"] > 5
     assert counts["the same"] > 5
+
+
+def test_a_directory_stays_one_where_no_more_files_may_be_opened(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_handle = os.open(tmp_path, os.O_RDONLY)
+    os.close(next_handle)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_handle, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as refused:
+            Folder(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "ulimit -n" in refusal(refused.value)
