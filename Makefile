@@ -1,6 +1,6 @@
 # `make train` and `make test` do everything on a fresh machine: they create .venv if it is missing and install into it.
-# What DeepMind Control needs to draw without a screen, and the browser that reports are tested in, are system packages: where
-# they are missing, they are installed too.
+# What DeepMind Control needs to draw without a screen, a C++ compiler (of PyTorch's compiler, which runs do without), and the
+# browser that reports are tested in, are system packages: where they are missing, they are installed too.
 PYTHON ?= python3
 BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -rs
@@ -11,7 +11,7 @@ SUDO = $(shell test $$(id -u) = 0 || echo sudo)
 train: .venv/installed
 	$(BIN)/seer train --preset quick --env.num-envs 8 --eval.every 5000
 
-test: lint .venv/renderer
+test: lint .venv/renderer .venv/compiler
 	$(PYTEST) -m "not slow"
 
 test-all: test .venv/browser .venv/lerobot
@@ -33,6 +33,11 @@ docs: .venv/installed
 .venv/renderer: .venv/installed
 	$(BIN)/python -c "from seer_rl.envs.dmc import renderer; renderer()" 2> /dev/null \
 	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends libosmesa6; }
+	touch $@
+
+.venv/compiler: .venv/installed
+	command -v c++ > /dev/null \
+	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends g++; }
 	touch $@
 
 .venv/browser: .venv/installed

@@ -15,7 +15,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import tyro
 from rich.table import Table
 
 from benchmarks import machine
@@ -88,7 +90,8 @@ def measure(settings: list[str], limit: float, run_dir: Path) -> tuple[float, Wa
     return promised(begun.said), begun, resumed
 
 
-def main(agents: list[str]) -> None:
+def main(agents: tyro.conf.Positional[tuple[Literal["rainbow", "dqn", "sac", "curl", "drqv2"], ...]] = ()) -> None:
+    """Print a line for each agent; without any, for all."""
     table = Table(title="Megabytes: promised, and at most held", title_justify="left")
     for column in ("agent", "promised", "rehearsing", "training", "resumed", "most / promised"):
         table.add_column(column, justify="left" if column == "agent" else "right")
@@ -106,4 +109,4 @@ def main(agents: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    tyro.cli(main)

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from seer_rl import envs
+from seer_rl.agents.dqn import DQN
 from seer_rl.seer import freeze
 from seer_rl.training import process
 from seer_rl.training.config import ReplayConfig, SeerConfig, TrainConfig
@@ -86,6 +87,8 @@ def prepare(config: TrainConfig, frozen: bool) -> Side:
     run = side.run
     run.begin()
     assert run.env
+    if isinstance(run.agent, DQN):  # explores as little as later in a run: a random action costs no pass of the network
+        run.agent.acts = run.agent.config.epsilon_steps
     for _ in range(FILL // run.num_envs):
         actions = torch.from_numpy(np.array([run.eval_env.action_space.sample() for _ in range(run.num_envs)]))
         run.env.step_async(dict(enumerate(chosen(actions))))

@@ -138,10 +138,10 @@ def measure(env_name: str, count: int, compressed: bool) -> Table:
         first = True
         for step in recording:
             if first:
-                filled.begin(step.obs)
-            filled.add(step.action, step.reward, step.terminated, step.truncated, step.next_obs)
+                filled.begin(step.obs[None])
+            filled.add([step.action], [step.reward], [step.terminated], [step.truncated], step.next_obs[None])
             first = step.terminated or step.truncated
-        filled.begin(step.next_obs)
+        filled.begin(step.next_obs[None])
         return filled
 
     def zstd() -> Zstd:
@@ -186,9 +186,10 @@ def measure(env_name: str, count: int, compressed: bool) -> Table:
         del packed
     row("frames, each once", frames_bytes, frames.sample)
     del frames
-    each = zstd()
-    row(f"frames, zstd level {LEVEL}", each.nbytes / count, each.sample)
-    del each
+    if compressed:
+        each = zstd()
+        row(f"frames, zstd level {LEVEL}", each.nbytes / count, each.sample)
+        del each
     for kind in DTYPES:
         embeddings = replay()
         with warnings.catch_warnings():
@@ -211,7 +212,7 @@ def main(envs: tuple[str, ...] = ATARI + DMC, steps: int = 50_000, rivals: bool 
     Args:
         envs: Environments.
         steps: Of each.
-        rivals: Also the stores of Stable-Baselines3 and sb3-extra-buffers.
+        rivals: Also the stores that have to be installed first: Stable-Baselines3's, sb3-extra-buffers' and frames under zstd.
     """
     prepare(TrainConfig("atari/alien"))
     console = Console(width=130)

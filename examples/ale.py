@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import ale_py
 import gymnasium as gym
-from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, RecordEpisodeStatistics
+from gymnasium.wrappers import AtariPreprocessing, ClipReward, FrameStackObservation, RecordEpisodeStatistics
 
 from seer_rl.bounds import Within
 from seer_rl.envs.base import EnvConfig, Family, Scale
@@ -30,8 +30,10 @@ def make(task: str, settings: Settings, training: bool, render_mode: str | None)
     """Make the game `task`, such as "Breakout"."""
     gym.register_envs(ale_py)
     game = gym.make(f"ALE/{task}-v5", frameskip=1, difficulty=settings.difficulty, render_mode=render_mode)
-    game = AtariPreprocessing(game, noop_max=1, screen_size=settings.size or 84, terminal_on_life_loss=training)
-    return FrameStackObservation(RecordEpisodeStatistics(game), 4, padding_type="reset")
+    game = RecordEpisodeStatistics(AtariPreprocessing(game, noop_max=1, screen_size=settings.size or 84))
+    if training:  # above what notes the score: that of a game is never clipped
+        game = ClipReward(game, -1, 1)
+    return FrameStackObservation(game, 4, padding_type="reset")
 
 
 FAMILY = Family(

@@ -5,9 +5,10 @@ for SEER was LeVER. Nothing else in the library knows when the freeze happens: a
 `lower` module and takes anything else as an embedding, so one update trains on images before and on embeddings after.
 """
 
+import contextlib
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +58,9 @@ def freeze(
     copies: K, the embeddings stored of each observation, each of another augmentation. It is 1 where nothing is augmented.
     dtype: how embeddings are stored. The agent gets them as float32.
     check_stop: is called before each pass through the encoder. It may raise to give up: agent and replay are then useless.
-    Raises RuntimeError where the replay is empty or frozen already, and ValueError where too few embeddings would fit into it,
-    `dtype` is none of ours, or is uint8 or uint4 and the replay holds fewer than 32 observations, `copies` is less than 1, or
-    `agent.target_lower` is of other layers than `agent.lower`; then nothing has changed.
+    Raises RuntimeError where the replay is frozen already or a lane of it is empty; and ValueError where too few embeddings
+    would fit into it, `dtype` is none of ours, or is uint8 or uint4 and the replay holds fewer than 32 observations, `copies`
+    is less than 1, or `agent.target_lower` is of other layers than `agent.lower`. Then nothing has changed.
     Warns where an embedding takes more room than a frame, so that the replay holds fewer steps than before.
     """
     if not {"lower", "target_lower", "augment"} <= {*dir(agent)}:
@@ -166,11 +167,29 @@ def _embeddings(agent: Freezable, copies: int, check_stop: Callable[[], None]) -
             check_stop()
         weight = next(itertools.chain(agent.lower.parameters(), agent.lower.buffers()), None)
         images = views(agent, obs if weight is None else each(lambda x: x.to(weight.device), obs), copies, current)
-        z = agent.lower(each(lambda *some: torch.cat(some), *images))  # all images in one pass
+        with evaluating(agent.lower):
+            z = agent.lower(each(lambda *some: torch.cat(some), *images))  # all images in one pass
         made = each(lambda x: x.view(len(images), -1, *x.shape[1:]).transpose(0, 1), z)  # [B, views, ...]
         return each(lambda x: x[:, 0], made), each(lambda x: x[:, -copies:], made)
 
     return embeddings
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module and all in it into evaluation mode, and back into what each was in.
+
+    An embedding is stored for good: it must depend neither on the images beside it (batch normalization) nor on chance
+    (dropout).
+    """
+    training = [part for part in module.modules() if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def copies_of(agent: Freezable, obs: Obs, copies: int) -> int:

@@ -7,6 +7,7 @@ longer. What a commit gave is kept in --keep, so that the older one is trained o
 compared under the new names, and the map is printed.
 """
 
+import hashlib
 import io
 import os
 import shlex
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import tyro
@@ -53,17 +55,20 @@ SEER = "import sys; from seer_rl.__main__ import main; sys.exit(main())"
 def trained(source: Path, name: str, runs: Path) -> Path:
     """Train the setting called `name` by the code in `source`, and return its run directory."""
     settings, longer = SETTINGS[name]
-    run_dir = runs / name.replace(", ", "-").replace(" ", "-")
+    made_by = hashlib.sha256(f"{settings} {longer} {ALWAYS} {version('torch')} {version('numpy')}".encode()).hexdigest()[:8]
+    run_dir = runs / f"{name.replace(', ', '-').replace(' ', '-')}-{made_by}"
+    if run_dir.exists():
+        return run_dir  # kept from before
+    part = run_dir.with_name(f"{run_dir.name}.part")  # what was interrupted is not taken for whole
+    shutil.rmtree(part, ignore_errors=True)
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONSAFEPATH": "1"}
-    for command in (["train", *shlex.split(f"{settings} {ALWAYS}"), "--run-dir", str(run_dir)],
-                    ["resume", str(run_dir), "--steps", str(longer)]):  # fmt: skip
-        if command[0] == "train" and run_dir.exists():
-            break  # kept from before
+    for command in (["train", *shlex.split(f"{settings} {ALWAYS}"), "--run-dir", str(part)],
+                    ["resume", str(part), "--steps", str(longer)]):  # fmt: skip
         call = [sys.executable, "-c", SEER, *command]
         done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name}, by {source}: {done.stderr[-2000:]}{done.stdout[-2000:]}")
-    return run_dir
+    return part.rename(run_dir)
 
 
 def metrics(run_dir: Path, but: tuple[str, ...]) -> list[str]:
@@ -98,8 +103,11 @@ def kept(commit: str, keep: Path) -> tuple[Path, Path]:
     source = keep / found.stdout.strip() / "source"
     if not source.exists():
         packed = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, capture_output=True).stdout
+        part = source.with_name("part")
+        shutil.rmtree(part, ignore_errors=True)
         with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-            tar.extractall(source, filter="data")
+            tar.extractall(part, filter="data")
+        part.rename(source)
     return source, source.with_name("runs")
 
 

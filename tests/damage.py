@@ -6,7 +6,8 @@ One case is a run (stopped half-way or ended), one of its files, something that 
 replaced by a directory, a link, a pipe, or the same file of another run) and a command. After each:
 
 - the command has returned with 0, or with an exit code and one sentence; there was no traceback and it took no minute;
-- it came to what it comes to with the undamaged run, or said that something is wrong;
+- it came to what it comes to with the undamaged run, or said that something is wrong (of pictures and pages, which hold no
+  numbers to compare, only that they were made, or something was said);
 - no file outside the run directory has changed, but the one that it was asked to write.
 """
 
@@ -64,8 +65,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 SECONDS = 60  # after which a command counts as hanging
 
 
-class Wrong(AssertionError):
-    """A case that did not go as it must, in a sentence."""
+class Wrong(BaseException):
+    """A case that did not go as it must, in a sentence. No Exception, which commands may take for one of a file's making."""
 
 
 def make_runs(directory: Path) -> dict[str, Path]:

@@ -237,6 +237,44 @@ def test_an_encoder_alone_is_no_agent() -> None:
         freeze(Pixels(), Replay((1, 8, 8), (), np.uint8, capacity=50))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout2d(0.5)])
+def test_an_embedding_depends_neither_on_its_neighbours_nor_on_chance(layer: nn.Module) -> None:
+    """Made at the freeze or afterwards, of one image or among others, it is what evaluation mode gives."""
+    torch.manual_seed(0)
+    lower = nn.Sequential(Pixels(), nn.Conv2d(1, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for _ in range(3):
+        lower(torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8))  # batch statistics move
+    replay = Replay((1, 8, 8), (), np.uint8, capacity=100)
+    images = np.random.default_rng(0).integers(0, 256, (50, 1, 1, 8, 8), dtype=np.uint8)
+    replay.begin(images[0])
+    for image in images[1:40]:
+        replay.add([0], [0.0], [False], [False], image)
+    freeze(Seam(lower, lower), replay)
+    for image in images[40:]:
+        replay.add([0], [0.0], [False], [False], image)
+    assert all(part.training for part in lower.modules())
+    found = replay.aged(np.arange(50))
+    with torch.no_grad():
+        expected = lower.eval()(torch.from_numpy(images[::-1, 0].copy()))
+    torch.testing.assert_close(found, expected)
+
+
+class Halved(nn.Module):
+    """Gives numbers of bfloat16, as an encoder does that computes in them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0, 0, :4].bfloat16()
+
+
+def test_observations_are_float32_whatever_the_encoder_computes_in() -> None:
+    lower = Halved()
+    replay = Replay((1, 8, 8), (), np.uint8, capacity=50)
+    replay.begin(np.zeros((1, 1, 8, 8), np.uint8))
+    freeze(Seam(lower, lower), replay)
+    assert isinstance(replay.observation, torch.Tensor)
+    assert replay.observation.dtype == torch.float32
+
+
 def test_a_module_without_weights_can_be_below_the_seam() -> None:
     replay = Replay((1, 8, 8), (), np.uint8, capacity=50)
     replay.begin(np.full((1, 1, 8, 8), 51, np.uint8))

@@ -32,8 +32,10 @@ def center_crop(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 def random_crop(images: torch.Tensor, size: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     """Cut a window out of each of the images [B, C, H, W]; every position is equally likely (RAD, CURL).
 
-    size: (height, width).
+    size: (height, width). Images of that size come back as they are.
     """
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
     count, (height, width) = len(images), size
     tops = torch.randint(images.shape[2] - height + 1, (count,), generator=generator).tolist()
     lefts = torch.randint(images.shape[3] - width + 1, (count,), generator=generator).tolist()

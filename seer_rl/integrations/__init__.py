@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
+from torch import nn
 
 from seer_rl.text import install
 
@@ -41,6 +42,15 @@ def sums(weights: Iterable[torch.Tensor]) -> list[float]:
     The counters that PyTorch keeps of writes would cost nothing, but TorchRL loads weights past them.
     """
     return [float(one.detach().float().sum()) for one in weights]
+
+
+def fix(module: nn.Module) -> None:
+    """Let all weights of a module be buffers from now on, which no gradient, optimizer or Polyak average reaches."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            parameter.grad = None  # the optimizer, which still has it, passes over it
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
 
 
 def _numbers(release: str) -> list[int]:

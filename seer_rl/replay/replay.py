@@ -315,7 +315,7 @@ class Replay:
         """Map the images among `obs` [n, ...] by `fn`; return what to act on [n, ...] and what to store [n, copies, ...]."""
 
         def here(x: torch.Tensor) -> torch.Tensor:
-            return x.detach().to(self.device)
+            return x.detach().to(self.device, torch.float32)
 
         acted_on, stored = fn(self._images(obs), current)
         for z in keyed(stored).values():

@@ -70,6 +70,24 @@ def test_every_command_knows_it_once_the_user_has_named_it(
     assert "note: the checkpoint of step 100 has no state of the environment" in capsys.readouterr().out
 
 
+def test_a_score_is_noted_where_a_whole_game_ends_and_never_clipped() -> None:
+    """As envs/base.py says: an automatic freeze compares the scores of training with those of a random player's games."""
+    outside.trust(HEAD)
+    env = envs.make(f"{HEAD}/SpaceInvaders", training=True, settings=ale.Settings())
+    env.action_space.seed(1)
+    env.reset(seed=1)
+    rewards, over = [], False
+    while not over:
+        _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        rewards.append(float(reward))
+        over = terminated or truncated
+        assert ("episode" in info) == over
+    assert info["lives"] == 0
+    assert info["episode"]["l"] == len(rewards)
+    assert info["episode"]["r"] > sum(rewards) > 0
+    assert max(rewards) == 1
+
+
 def test_a_sweep_takes_it_by_the_users_word_and_not_by_a_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.toml").write_text(f'envs = ["{NAME}"]\n')
     assert main(["sweep", str(tmp_path / "plan.toml"), "--output", str(tmp_path / "runs")]) == 2

@@ -237,7 +237,7 @@ def test_refusals(arguments: str, words: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert main(["report", *arguments.split()]) == 2
     said = capsys.readouterr().err
-    assert words.lower() in said.lower() or "at least one" in said
+    assert words.lower() in said.lower()
     assert said.count("\n") == 1
 
 

@@ -19,6 +19,7 @@ from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList, ConvertCallback, EvalCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 from torch.nn import functional as F
 
@@ -320,7 +321,16 @@ def _frames() -> gym.Env[Any, Any]:
         (lambda: Seer("soon"), "freeze is a timestep or 'auto', not 'soon'"),  # type: ignore[arg-type]
         (lambda: Seer(40, "uint7"), "dtype is one of float32"),  # type: ignore[arg-type]
         (lambda: made("dqn", Seer(5)).learn(60, callback=Seer(5)), "would never have been trained"),
-        (lambda: made("dqn", Seer(500)).learn(60, callback=Seer(500)), "it would never come"),
+        (
+            lambda: made("dqn", Seer(500)).learn(60, callback=Seer(500)),
+            "give all of them reset_num_timesteps=False",
+        ),
+        (
+            lambda: made("dqn", Seer("auto")).learn(60, callback=Seer("auto"), reset_num_timesteps=False),
+            r"nobody knows how long training goes on in all, .* say when with Seer\(latest=...\)",
+        ),
+        (lambda: Seer(40).policy_kwargs(features_extractor_class=NatureCNN), "needs its own features_extractor_class"),
+        (lambda: Seer(40).policy_kwargs(normalize_images=True), "needs its own normalize_images"),
         (lambda: made("dqn", Seer(40), replay_buffer_class=ReplayBuffer).learn(60, callback=Seer(40)), "replay_buffer_class"),
         (lambda: made("dqn", Seer(40), policy_kwargs={}).learn(60, callback=Seer(40)), r"policy_kwargs=seer.policy_kwargs\(\)"),
         (lambda: made("dqn", Seer(40), replay_buffer_kwargs={"memory": 30_000}), "a replay of 30,000 bytes holds"),
@@ -371,6 +381,26 @@ def test_a_freeze_before_the_first_update_is_refused() -> None:
     with pytest.raises(ValueError, match="a freeze at 25 comes before the first update: let it come later"):
         model.learn(60, callback=seer)
     assert not model.replay_buffer.frozen
+
+
+@pytest.mark.parametrize("seer", [Seer(50), Seer("auto", latest=50)], ids=["fixed", "auto"])
+def test_a_freeze_comes_when_it_is_due_in_however_many_calls_of_learn(seer: Seer) -> None:
+    model = made("dqn", seer, learning_starts=26)
+    for end in (30, 60, 90):
+        model.learn(30, callback=seer, reset_num_timesteps=False)
+        assert model.num_timesteps == end
+        assert seer.frozen_at == (50 if end > 50 else None)
+    other = made("dqn", seer, learning_starts=26)
+    other.learn(30, callback=seer, reset_num_timesteps=False)
+    assert (seer.frozen_at, seer.report) == (None, {})  # what it knew of another model is forgotten
+
+
+def test_a_model_is_loaded_only_to_act_with_a_buffer_of_one_step(tmp_path: Path) -> None:
+    model = made("dqn", Seer(40))
+    model.save(tmp_path / "model")
+    obs = model.get_env().reset()
+    loaded = DQN.load(tmp_path / "model", buffer_size=1)
+    assert loaded.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
 
 
 def test_an_automatic_freeze_without_a_random_players_games_says_so() -> None:

@@ -659,6 +659,34 @@ def hooked() -> None:
     seer.training_fn(1, 20)
 
 
+def unseen() -> None:
+    """A freeze is due at once, in a buffer that was filled before."""
+    model, buffer = algorithm("dqn"), ReplayBuffer(30)
+    made = collector(model, "dqn", buffer)
+    collect(made, 20)
+    Seer(model, made, 20).training_fn(1, 20)
+
+
+class Stack(nn.Sequential):
+    """A user's own kind of sequence."""
+
+    def features(self) -> int:
+        return 8
+
+
+def with_layers(*layers: nn.Module, kind: type[nn.Sequential] = nn.Sequential) -> Any:
+    """A user's own network, with these layers behind its first convolution."""
+    model = Plain(sequential=True)
+    first, *rest = model.net
+    model.net = kind(first, *layers, *rest)
+    return with_model(model)
+
+
+def test_dropout_behind_the_convolutions_stays_above_the_seam() -> None:
+    seer, _ = seer_of(with_layers(nn.ReLU(), nn.Dropout2d()), ReplayBuffer(30))
+    assert [type(layer) for layer in seer.online[0].below] == [nn.Conv2d, nn.ReLU]
+
+
 def on_policy() -> Any:
     """An algorithm that learns from no replay."""
     actor = DiscreteActor(preprocess_net=Net(state_shape=4), action_shape=6)
@@ -691,6 +719,9 @@ def on_policy() -> Any:
         (lambda: random_step(lambda: gym.make("Pendulum-v1")), r"not arrays of \(3,\)"),
         (in_turns, "not with AsyncCollector"),
         (hooked, "let the new one call seer.on_step"),
+        (unseen, "no step has been collected since Seer was made"),
+        (lambda: seer_of(with_layers(nn.Dropout2d(), nn.Conv2d(8, 8, 1)), ReplayBuffer(30)), "put dropout behind them"),
+        (lambda: seer_of(with_layers(kind=Stack), ReplayBuffer(30)), "Stack has a features of its own"),
     ],
 )
 def test_what_cannot_be_done_right_is_refused_in_a_sentence(build: Callable[[], Any], says: str) -> None:

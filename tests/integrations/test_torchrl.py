@@ -438,6 +438,31 @@ def test_a_transform_that_waits_for_more_steps_hands_nothing_on() -> None:
     torch.testing.assert_close(run.buffer[torch.arange(40, 47)]["pixels"], expected[:7], atol=1e-5, rtol=1e-5)
 
 
+def test_however_many_are_written_at_once_some_are_embedded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    embed = Lower.embed
+    monkeypatch.setattr("seer_rl.integrations.torchrl.PASS", 4)
+
+    def counted(self: Lower, images: torch.Tensor, places: Any) -> torch.Tensor:
+        seen.append(len(images))
+        return embed(self, images, places)
+
+    monkeypatch.setattr(Lower, "embed", counted)
+    run = Run("dqn")
+    seer = Seer(run.loss, run.buffer, 40)
+    run.collect(40)
+    run.update(2)
+    assert seer.step()
+    seen.clear()
+    written: list[Any] = []
+    run.collect(10, batch=10, keep=written)
+    assert max(seen) == 4
+    with torch.no_grad():
+        expected = seam_of(run)(torch.cat([written[0]["pixels"], written[0]["next", "pixels"]]))
+    found = torch.cat([run.buffer[torch.arange(40, 50)][key] for key in ("pixels", ("next", "pixels"))])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_dropped_rows_priority_is_nobodys() -> None:
     """Where the step of the highest priority finds no room, the buffer is still drawn from, written to and saved."""
     run = Run("dqn", made(LazyTensorStorage(50), True))
@@ -679,6 +704,7 @@ def buffer(**settings: Any) -> Any:
         (lambda: seer_of(Run("dqn"), dtype="uint7"), "dtype is one of float32"),
         (lambda: Seam(nn.Linear(4, 4), (4,)), "this module has none"),
         (lambda: Seam(nn.Sequential(nn.Conv2d(4, 4, 8), nn.BatchNorm2d(4)), (4, 84, 84)), "an encoder that stands still"),
+        (lambda: Seam(nn.Sequential(nn.Conv2d(4, 4, 8), nn.Dropout2d()), (4, 84, 84)), "put dropout above the Seam"),
         (lambda: seer_of(Run("dqn", encoder=lambda: cnn("dqn"))), r"put Seam\(cnn, shape\) in the place of cnn"),
         (lambda: Seer(torch.compile(Run("dqn").loss), buffer(), 40), "not compiled"),
         (lambda: seer_of(Run("dqn", ReplayBuffer(storage=LazyTensorStorage(60), shared=True))), "of this process"),

@@ -150,7 +150,7 @@ def test_every_kind_of_run_ends_well(changes: dict[str, object], tmp_path: Path)
     assert run.frozen == (config.seer.freeze_step is not None)
     assert run.account.phases[-1].name == ("embeddings" if run.frozen else "images")
     if config.replay == ReplayConfig():
-        assert run.replay.size == 241 if not run.replay._store.flags[240] & 2 else 240  # every step, and the newest observation
+        assert run.replay.size == (240 if run.replay._store.flags[240] & 2 else 241)  # every step, and the newest observation
 
 
 CONTROL = TrainConfig(

@@ -55,17 +55,20 @@ def needs() -> Needs:
 
 def test_a_run_never_takes_more_than_it_promised(tmp_path: Path) -> None:
     """From the rehearsal over a replay that wraps, a stop, a resume and the freeze to the picture, all processes together."""
-    shares = []
+    shares, kept = [], 0
     for attempt in range(3):  # a page that another test's process shares counts for more once that has ended: not our doing
         promise, begun, resumed = benchmark.measure(SHORT.split(), 2e9, tmp_path / f"run{attempt}")
         shares.append(max(begun.rehearsing, begun.training, resumed.training) / promise)
-        if 0.8 < shares[-1] < 1.005:  # the promise is rounded
+        kept += 0.8 < shares[-1] < 1.005  # the promise is rounded
+        if kept == 2:
             return
     pytest.fail(f"the run took {shares} of what was promised")
 
 
 def test_a_rehearsal_keeps_to_the_limit(tmp_path: Path) -> None:
-    refused = benchmark.watched(["train", *SHORT.split(), "--memory-limit", "300MB", "--run-dir", "run"], tmp_path / "run")
+    refused = benchmark.watched(
+        ["train", *SHORT.split(), "--memory-limit", "300MB", "--run-dir", str(tmp_path / "run")], tmp_path / "run"
+    )
     assert refused.code == 2
     assert re.fullmatch(
         r"seer: the run takes more than 300 MB, however small its replay \(its rehearsal was ended at 3[0-2]\d MB\): "

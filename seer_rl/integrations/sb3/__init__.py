@@ -56,8 +56,12 @@ class Seer(BaseCallback):
 
         The library's default of `net_arch` depends on the extractor's class. For the networks that it makes without SEER, give
         `net_arch=[]` to DQN and QR-DQN, and `[256, 256]` to TD3; by itself it makes [64, 64] and [400, 300] here.
+        Raises ValueError where `others` has another extractor, or normalizes images.
         """
-        return {**others, "features_extractor_class": SeerExtractor, "normalize_images": False}
+        ours = {"features_extractor_class": SeerExtractor, "normalize_images": False}
+        if odd := [name for name, value in ours.items() if others.get(name, value) != value]:
+            raise ValueError(f"SEER needs its own {odd[0]}, which divides images by 255 and can be frozen: leave out yours")
+        return {**others, **ours}
 
     @property
     def buffer(self) -> SeerBuffer:
@@ -71,6 +75,7 @@ class Seer(BaseCallback):
         """Refuse a model that cannot be frozen, and give a loaded buffer its encoder."""
         if self.seam is None or self.seam.model is not self.model:
             self.seam, self.when, self.scores = Seam(self.model), None, {True: [], False: []}
+            self.told, self.frozen_at, self.report = False, None, {}
         env = self.model.get_vec_normalize_env()
         if env is not None and env.norm_obs:
             raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")
@@ -96,8 +101,16 @@ class Seer(BaseCallback):
         assert self.seam  # as `_init_callback` left it
         self.first, last = cast(Any, self.model).learning_starts, self.model._total_timesteps
         step = (self.latest or last // 2) if self.freeze_step == "auto" else self.freeze_step
-        if not self.buffer.frozen and not self.seam.frozen and not self.first < step < last:
-            why = "the encoder would never have been trained" if step <= self.first else "it would never come"
+        goes_on = not self.locals.get("reset_num_timesteps", True)  # so `last` is the end of this call only
+        if goes_on and self.freeze_step == "auto" and self.latest is None and not self.num_timesteps:
+            raise ValueError(
+                "with reset_num_timesteps=False nobody knows how long training goes on in all, and freeze='auto' comes at half "
+                "of it at the latest: say when with Seer(latest=...)"
+            )
+        if not self.buffer.frozen and not self.seam.frozen and not (self.first < step and (step < last or goes_on)):
+            why = "the encoder would never have been trained"
+            if step > self.first:
+                why = "it would never come (where further calls of learn go on, give all of them reset_num_timesteps=False)"
             raise ValueError(f"a freeze at {step} must lie between learning_starts={self.first} and the end, {last}: {why}")
         begins = self.num_timesteps + self.buffer.settings["n_step"] * self.model.n_envs
         if self.buffer.settings["n_step"] > 1 and not self.buffer.size() and self.first < begins:

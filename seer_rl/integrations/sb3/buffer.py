@@ -45,7 +45,8 @@ class SeerBuffer(ReplayBuffer):
         discrete = isinstance(action_space, spaces.Discrete)
         if not discrete and not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
             raise ValueError(f"SEER stores discrete actions and vectors of numbers, not {action_space}")
-        size = {"memory": memory} if memory is not None else {"capacity": buffer_size}
+        least = (n_steps + 2) * n_envs  # a model may be loaded with buffer_size=1, only to act
+        size = {"memory": memory} if memory is not None else {"capacity": max(buffer_size, least)}
         self.settings: dict[str, Any] = {
             "obs_shape": shapes(observation_space),
             "action_shape": () if discrete else action_space.shape,

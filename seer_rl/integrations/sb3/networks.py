@@ -10,6 +10,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from torch import nn
 
+from seer_rl.integrations import fix
 from seer_rl.replay.replay import Batch
 
 ONE = "image"  # the key of an observation that is no dictionary
@@ -79,11 +80,7 @@ class SeerExtractor(BaseFeaturesExtractor):
         """Let the convolutions' weights be buffers from now on."""
         self.frozen.fill_(1)
         for extractor in self.images.values():
-            for module in cast(NatureCNN, extractor).cnn.modules():
-                for name, parameter in list(module.named_parameters(recurse=False)):
-                    parameter.grad = None  # the optimizer, which still has it, passes over it
-                    delattr(module, name)
-                    module.register_buffer(name, parameter.detach())
+            fix(cast(NatureCNN, extractor).cnn)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         """Take over from a saved policy whether it is frozen, which is when its names have to be buffers here, too."""

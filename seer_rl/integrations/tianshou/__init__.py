@@ -64,7 +64,8 @@ class Seer:
             raise ValueError(f"SEER converts buffers of the classes {names}, not {type(buffer).__name__}")
         if buffer.stack_num > 1 and buffer._sample_avail:
             raise ValueError("sample_avail=True leaves out steps that a frozen buffer would draw: use sample_avail=False")
-        self.algorithm, self.buffer, self.freeze_step, self.dtype = algorithm, buffer, freeze, dtype
+        self.algorithm, self.collector, self.buffer = algorithm, collector, buffer
+        self.freeze_step, self.dtype = freeze, dtype
         networks = [*algorithm.policy.children(), *algorithm.children()]
         passed = (type(algorithm.policy), EvalModeModuleWrapper)  # the lagged networks, which are found below
         self.online = list(dict.fromkeys(Split.of(one) for one in networks if sees(one) and not isinstance(one, passed)))
@@ -118,7 +119,9 @@ class Seer:
         if env_step < self.freeze_step:
             return
         if not self.checked:
-            raise RuntimeError("the collector's on_step_hook is no longer SEER's: let the new one call seer.on_step")
+            if self.collector.get_on_step_hook() != self.on_step:
+                raise RuntimeError("the collector's on_step_hook is no longer SEER's: let the new one call seer.on_step")
+            raise RuntimeError("no step has been collected since Seer was made: collect before the first training_fn")
         if any(s.scale is None or checksum(s.weights) == before for s, before in zip(self.online, self.untrained, strict=True)):
             raise ValueError(f"a freeze at {env_step} comes before the convolutions were trained: let it come later")
         codecs, buffer = self._codecs(), self.buffer

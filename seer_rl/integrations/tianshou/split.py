@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seer_rl.integrations import fix
 from seer_rl.replay.codec import Codec, layout
 
 ALONE = "let it divide images by a number, give them to its nn.Sequential, and do nothing else with them"
@@ -43,8 +44,17 @@ class Split(nn.Sequential):
         if not isinstance(found, Split):
             layers = list(cast(nn.Sequential, found))
             cut = max(i for i, layer in enumerate(layers) if sees(layer)) + 1
-            while cut < len(layers) and not list(layers[cut].parameters()):  # activations, flattening
-                cut += 1
+            above = nn.modules.dropout._DropoutNd  # which is chance, and is not to be stored
+            while cut < len(layers) and not list(layers[cut].parameters()) and not isinstance(layers[cut], above):
+                cut += 1  # activations, flattening
+            if any(isinstance(part, above) for layer in layers[:cut] for part in layer.modules()):
+                raise ValueError("SEER stores once what convolutions make of an image: put dropout behind them")
+            kinds = type(found).__mro__[: type(found).__mro__.index(nn.Sequential)]
+            if own := sorted({name for kind in kinds for name in vars(kind) if not name.startswith("__")}):
+                raise ValueError(
+                    f"SEER gives an nn.Sequential another class, and {type(found).__name__} has a {own[0]} of its own: "
+                    "put its layers into a plain nn.Sequential"
+                )
             # The object stays and changes its class: other networks and the library's pairs of networks know it, too.
             found.__class__ = Split
             found.cut, found.given, found.scale, found.codec = cut, None, None, None  # type: ignore[assignment]
@@ -146,11 +156,7 @@ class Split(nn.Sequential):
 
     def fix(self) -> None:
         """Let the weights below the seam be buffers from now on, which no gradient, optimizer or Polyak average reaches."""
-        for module in self.below.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                parameter.grad = None  # the optimizer, which still has it, passes over it
-                delattr(module, name)
-                module.register_buffer(name, parameter.detach())
+        fix(self.below)
 
 
 def _pixels(rows: int) -> NDArray[np.uint8]:

@@ -31,6 +31,7 @@ from seer_rl.replay.codec import Codec, Dtype, examples, layout, require_dtype
 
 __all__ = ["Seam", "Seer"]
 
+PASS = 256  # images that are embedded at once of what is written: they bound the memory that this needs
 NODES_BYTES = 32  # of a row in the two trees of a prioritized sampler, whose sizes are powers of two: at most this much
 
 
@@ -109,7 +110,7 @@ class Seer(Transform):  # type: ignore[misc]
         row: Any = torch.stack([stored.row(self.buffer.storage, 0)])
         out = transform(row.clone())
         pairs = [(row.get(key, None), out.get(key, None)) for key in self.keys]  # a key that is missing is told of later
-        return any(x is not None and (y is None or x.dtype != y.dtype or not torch.equal(x, y)) for x, y in pairs)
+        return any(x is not None and (y is None or x.dtype != y.dtype or not torch.equal(x, y.to(x.device))) for x, y in pairs)
 
     @property
     def frozen(self) -> bool:
@@ -241,12 +242,18 @@ class Seer(Transform):  # type: ignore[misc]
         # Within an episode, what follows a step is what the next step sees: it need not be embedded twice.
         fresh = torch.ones(len(now), dtype=torch.bool, device=now.device)
         fresh[:-1] = (after[:-1] != now[1:]).flatten(1).any(1)
-        codes = self.codec.encode(self.lower.embed(torch.cat([now, after[fresh]]), self.places)).to(now.device)
-        both = codes[: len(now)], codes[: len(now)].roll(-1, 0)
-        both[1][fresh] = codes[len(now) :]
+        both = (codes := self._codes(now), codes.roll(-1, 0))
+        if fresh.any():
+            both[1][fresh] = self._codes(after[fresh])
         for key, x in zip(self.keys, both, strict=True):
             tensordict.set(key, x.view(*batch, *x.shape[1:]))
         return tensordict
+
+    def _codes(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed images [n, *shape], some at a time, and encode what comes of them, where the images are."""
+        assert self.codec is not None
+        some = (images[begin : begin + PASS] for begin in range(0, len(images), PASS))
+        return torch.cat([self.codec.encode(self.lower.embed(x, self.places)).to(images.device) for x in some])
 
     def _check_encoders(self) -> None:
         """Raise RuntimeError where the encoders are not those that made the embeddings in the buffer."""

@@ -28,13 +28,16 @@ class Seam(nn.Module):
         """module: maps images [B, *shape] to float32 [B, ...]. shape: of an image as it is stored, such as (4, 84, 84).
 
         Images of uint8 are divided by 255 if the module takes floats only. Lazy layers are made here.
-        Raises ValueError for a module without convolutions, or with batch normalization, which would go on changing.
+        Raises ValueError for a module without convolutions, with batch normalization, which would go on changing, or with
+        dropout, whose chance would be stored.
         """
         super().__init__()
         if not any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()):
             raise ValueError("SEER freezes the convolutions of an image encoder, and this module has none")
         if any(isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats for part in module.modules()):
             raise ValueError("SEER needs an encoder that stands still: its batch normalization would go on counting statistics")
+        if any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules()):
+            raise ValueError("SEER stores once what an encoder makes of an image: put dropout above the Seam")
         self.lower, self.shape, self.divide = module, tuple(shape), False
         self.register_buffer("start", torch.zeros((), dtype=torch.int64))
         image = torch.zeros(1, *shape, dtype=torch.uint8, device=next(module.parameters()).device)
@@ -168,4 +171,4 @@ class Lower:
 
 def alike(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
     """Tell whether both have the same weights under the same names."""
-    return weights.keys() == others.keys() and all(torch.equal(x, others[key]) for key, x in weights.items())
+    return weights.keys() == others.keys() and all(torch.equal(x, others[key].to(x.device)) for key, x in weights.items())
