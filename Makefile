@@ -31,6 +31,8 @@ docs: .venv/installed
 	touch $@
 
 .venv/renderer: .venv/installed
+	@$(BIN)/python -c "import dm_control" \
+	|| { echo "the tests need the extra dmc, which Python 3.13 does not have: rm -r .venv, then make PYTHON=python3.12 test"; false; }
 	$(BIN)/python -c "from seer_rl.envs.dmc import renderer; renderer()" 2> /dev/null \
 	|| { $(SUDO) apt-get update --quiet && $(SUDO) apt-get install --quiet --yes --no-install-recommends libosmesa6; }
 	touch $@

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from seer_rl.agents.augment import center_crop
 from seer_rl.agents.base import Agent, Freezable
@@ -88,11 +89,15 @@ def freeze(
 
 def _require_alike(agent: Freezable) -> None:
     """Raise ValueError where the target's module below the seam cannot become a copy of the online one."""
-    online, target = (
-        {name: getattr(x, "shape", None) for name, x in module.state_dict().items()}
-        for module in (agent.lower, agent.target_lower)
-    )
-    if differing := [name for name in {**online, **target} if online.get(name, "") != target.get(name, "")]:
+    online, target = (module.state_dict() for module in (agent.lower, agent.target_lower))
+
+    def differs(name: str) -> bool:
+        if name not in online or name not in target:
+            return True
+        pair = online[name], target[name]  # of a lazy layer that has not run yet, the shape is the other's
+        return not any(map(is_lazy, pair)) and len({getattr(x, "shape", None) for x in pair}) > 1
+
+    if differing := [name for name in {**online, **target} if differs(name)]:
         raise ValueError(
             f"the target's module below the seam cannot become a copy of the online one, from which it differs in "
             f"{differing[0]}: give two of the same layers (where one is compiled, the module that was compiled)"
@@ -158,6 +163,9 @@ def _stop_training(agent: Freezable) -> None:
         module.requires_grad_(False)
         for parameter in module.parameters():
             parameter.grad = None  # an optimizer passes over parameters without a gradient
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._NormBase):
+                part.momentum = 0.0  # statistics stand still, too, should images pass in training mode
 
 
 def _embeddings(agent: Freezable, copies: int, check_stop: Callable[[], None]) -> Rewriter:

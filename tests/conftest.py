@@ -1,6 +1,5 @@
 """For all tests: one thread, with which small networks are fastest and numbers do not depend on the machine's cores."""
 
-import importlib.util
 import os
 import random
 import signal
@@ -177,12 +176,6 @@ LONGEST = (
     "experiments/test_cluster.py", "test_convergence.py", "training/test_rehearsal.py", "agents/test_actor_critics.py",
     "experiments/test_inspect.py", "integrations/test_lerobot.py", "test_docs.py", "experiments/test_report.py",
 )  # fmt: skip
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """End in a sentence on a Python for which DeepMind Control cannot be installed: too many tests are of it."""
-    if importlib.util.find_spec("dm_control") is None:
-        pytest.exit("the tests need the extra dmc, which Python 3.13 does not have: make PYTHON=python3.12 test", returncode=2)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

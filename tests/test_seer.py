@@ -232,6 +232,16 @@ def test_a_target_that_cannot_become_a_copy_is_refused_before_anything_changes(
     assert all(parameter.requires_grad for parameter in agent.lower.parameters())
 
 
+def test_a_lazy_target_that_has_not_run_yet_becomes_a_copy() -> None:
+    lower = nn.Sequential(Pixels(), nn.Conv2d(1, 4, 8), nn.Flatten())
+    target = nn.Sequential(Pixels(), nn.LazyConv2d(4, 8), nn.Flatten())
+    replay = Replay((1, 8, 8), (), np.uint8, capacity=50)
+    replay.begin(np.zeros((1, 1, 8, 8), np.uint8))
+    freeze(Seam(lower, target), replay)
+    assert replay.rewritten
+    assert all(torch.equal(x, target.state_dict()[name]) for name, x in lower.state_dict().items())
+
+
 def test_an_encoder_alone_is_no_agent() -> None:
     with pytest.raises(ValueError, match=r"Pixels is no agent: give freeze Seam\(encoder, target_encoder\)"):
         freeze(Pixels(), Replay((1, 8, 8), (), np.uint8, capacity=50))  # type: ignore[arg-type]
@@ -251,6 +261,7 @@ def test_an_embedding_depends_neither_on_its_neighbours_nor_on_chance(layer: nn.
         replay.add([0], [0.0], [False], [False], image)
     freeze(Seam(lower, lower), replay)
     for image in images[40:]:
+        lower(torch.from_numpy(image))  # as an evaluation may, in whatever mode: statistics stand still
         replay.add([0], [0.0], [False], [False], image)
     assert all(part.training for part in lower.modules())
     found = replay.aged(np.arange(50))

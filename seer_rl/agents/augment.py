@@ -14,9 +14,13 @@ def has_images(obs: Obs) -> bool:
 
 
 def on_images(fn: Callable[[torch.Tensor], torch.Tensor], obs: Obs) -> Obs:
-    """Apply `fn` to the images of observations, uint8 [B, C, H, W]; what else they hold stays as it is."""
+    """Apply `fn` to the images of observations, uint8 [B, C, H, W]; what else they hold stays as it is.
+
+    Where `fn` changes none of them, observations come back as they are.
+    """
     if isinstance(obs, dict):
-        return {key: fn(x) if x.dtype == torch.uint8 else x for key, x in obs.items()}
+        made = {key: fn(x) if x.dtype == torch.uint8 else x for key, x in obs.items()}
+        return made if any(made[key] is not x for key, x in obs.items()) else obs
     return fn(obs) if obs.dtype == torch.uint8 else obs
 
 

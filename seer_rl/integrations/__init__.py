@@ -44,6 +44,11 @@ def sums(weights: Iterable[torch.Tensor]) -> list[float]:
     return [float(one.detach().float().sum()) for one in weights]
 
 
+def drops(module: nn.Module) -> bool:
+    """Tell whether a module has dropout, whose chance would be stored."""
+    return any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in module.modules())
+
+
 def fix(module: nn.Module) -> None:
     """Let all weights of a module be buffers from now on, which no gradient, optimizer or Polyak average reaches."""
     for part in module.modules():

@@ -494,6 +494,7 @@ class Replay:
             "lanes": [{name: getattr(lane, name) for name in STATE} for lane in self._store.lanes],
             "memory": self._memory,
             "max_priority": self._max_priority,
+            "keys": list(self._spec.shapes),
             "observation": {key: x.cpu() for key, x in self._observation.items()},
             "stack": self.stack,
             "copies": self.copies,
@@ -523,9 +524,9 @@ class Replay:
         self.stack, self.copies, self._rewriter = state["stack"], state["copies"], fn
         self._observation = {key: torch.tensor(np.asarray(x), device=self.device) for key, x in state["observation"].items()}
         self.rng.bit_generator.state = state["rng"]
-        if list(state["observation"]) != list(self._spec.shapes):  # columns as wide lie in the order of their keys
-            there, here = (", ".join(map(str, keys)) for keys in (state["observation"], self._spec.shapes))
-            raise ValueError(f"the replay was saved with observations of {there}, and this one has {here}")
+        if state.get("keys", here := list(self._spec.shapes)) != here:  # columns as wide lie in the order of their keys
+            there = ", ".join(map(str, state["keys"]))
+            raise ValueError(f"the replay was saved with observations of {there}, and this one has {', '.join(here)}")
         new, lanes = self._store.layout, state["lanes"]
         if state["rewritten"] is not None:
             self._codecs = {key: Codec.from_state(codec) for key, codec in state["rewritten"].items()}

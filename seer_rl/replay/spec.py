@@ -25,9 +25,8 @@ class Spec:
         """
         self.single = not isinstance(obs_shape, Mapping)
         self.shapes: dict[str, Shape] = dict(obs_shape) if isinstance(obs_shape, Mapping) else {ONLY: tuple(obs_shape)}
-        for shape in self.shapes.values():
-            if len(shape) not in (1, 3):
-                raise ValueError(f"observations are images (C, H, W) or vectors (D,), not {shape}; without channels (1, H, W)")
+        if self.single and len(shape := self.shapes[ONLY]) not in (1, 3):
+            raise ValueError(f"observations are images (C, H, W) or vectors (D,), not {shape}; without channels (1, H, W)")
         self.images = [key for key, shape in self.shapes.items() if is_image(shape)]
         self.action_shape, self.action_dtype = action_shape, np.dtype(action_dtype)
 
@@ -59,7 +58,7 @@ class Spec:
                 raise Unfit(f"an observation{name} must be {dtype} of the shape {shape}, not {found}")
             if dtype == "float32" and not np.isfinite(x).all():
                 raise Unfit(f"observations {key!r} hold numbers that are not finite")
-        return given
+        return {key: given[key] for key in self.shapes}  # in one order, however an environment puts them
 
     def actions(self, action: ArrayLike | torch.Tensor, count: int) -> NDArray[Any]:
         """Return `count` actions in their dtype. Raises Unfit for another shape or kind, and for numbers beyond the dtype."""

@@ -222,7 +222,8 @@ def frozen_within(config: "TrainConfig", freeze_step: int | str | None) -> "Trai
     from seer_rl.training.config import first_update
 
     first, steps = first_update(config.agent, config.agent.batch_size), config.steps
-    if not isinstance(freeze_step, int) or config.seer.freeze_step != freeze_step or not first < steps <= freeze_step:
+    within = not isinstance(freeze_step, int) or freeze_step <= steps - config.environment.num_envs
+    if within or config.seer.freeze_step != freeze_step or first >= steps:
         return config
     sooner = (first + steps) // 2
     warnings.warn(

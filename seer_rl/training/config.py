@@ -186,8 +186,11 @@ def check_numbers(config: TrainConfig) -> None:
         check_bounds(section, prefix)
 
 
-def check(config: TrainConfig) -> None:
-    """Raise ValueError, in one sentence, for settings that cannot be meant."""
+def check(config: TrainConfig, new: bool = True) -> None:
+    """Raise ValueError, in one sentence, for settings that cannot be meant.
+
+    new: the run has not begun; what earlier versions began without a word may go on.
+    """
     agent, freeze_step = config.agent, config.seer.freeze_step
     check_numbers(config)
     for name, value in flat(config).items():
@@ -202,7 +205,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError("--memory-limit cannot count what Weights & Biases' own process takes: leave out --log wandb")
     if config.replay.memory is not None and config.replay.capacity is not None:
         raise ValueError("give --replay.memory or --replay.capacity, not both")
-    last = config.steps - count  # the step at which the last steps begin: a freeze can come before them, not among them
+    # The step at which the last steps begin: a freeze can come before them, not among them.
+    last = config.steps - (count if new else 1)
     if isinstance(freeze_step, int) and freeze_step > last:
         beyond = "beyond" if freeze_step >= config.steps else f"among the last {count} steps of"
         raise ValueError(f"--seer.freeze-step {freeze_step:,} lies {beyond} the run of {config.steps:,} steps")
@@ -265,11 +269,10 @@ def _require_kept(config: TrainConfig) -> None:
     except (TypeError, ValueError) as error:  # of types that TOML does not have
         raise ValueError(f"config.toml cannot keep the settings of {name_of(config.agent)} in {config.env}: {error}") from error
     for name, value in flat(config).items():
-        if name != "run_dir" and kept.get(name) != value:
-            raise ValueError(
-                f"{name} is {value!r}, which config.toml cannot keep (it has no None): read from there, it would be "
-                f"{kept.get(name)!r}"
-            )
+        back = kept.get(name)
+        if name != "run_dir" and back != (list(value) if isinstance(back, list) and isinstance(value, tuple) else value):
+            none = " (it has no None)" if value is None else ""
+            raise ValueError(f"{name} is {value!r}, which config.toml cannot keep{none}: read from there, it would be {back!r}")
 
 
 def first_update(agent: AgentConfig, batch_size: int) -> int:

@@ -50,7 +50,7 @@ class Run:
         resumed: what to go on from. again: the run directory is that of a run, which may have left no checkpoint. Raises
         ValueError, ImportError or OSError, each with a sentence that says what to do.
         """
-        check(config)
+        check(config, new=not again)
         self.config, self.resumed, self.again = config, resumed, again
         self.run_dir: Path = config.run_dir or build.default_run_dir(config)
         if not again:
@@ -402,6 +402,9 @@ class Run:
             self.when = Never()
         elif isinstance(self.when, WhenConverged):
             self.when.monitor.set_state(state["watch"])
+        if self.frozen and (copies := state["replay"]["copies"]) != self.costs.copies:  # an earlier version stored others
+            self.costs = replace(self.costs, copies=copies, views=self.costs.views - self.costs.copies + copies)
+            self.account.costs = self.costs
         fn = embedder(self.agent, self.costs.copies, self.check_stop) if self.frozen else None
 
         def pieces(kind: str) -> Iterator[bytes]:

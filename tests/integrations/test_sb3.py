@@ -383,8 +383,9 @@ def test_a_freeze_before_the_first_update_is_refused() -> None:
     assert not model.replay_buffer.frozen
 
 
-@pytest.mark.parametrize("seer", [Seer(50), Seer("auto", latest=50)], ids=["fixed", "auto"])
-def test_a_freeze_comes_when_it_is_due_in_however_many_calls_of_learn(seer: Seer) -> None:
+@pytest.mark.parametrize(("freeze", "latest"), [(50, None), ("auto", 50)])
+def test_a_freeze_comes_when_it_is_due_in_however_many_calls_of_learn(freeze: Any, latest: int | None) -> None:
+    seer = Seer(freeze, latest=latest)
     model = made("dqn", seer, learning_starts=26)
     for end in (30, 60, 90):
         model.learn(30, callback=seer, reset_num_timesteps=False)

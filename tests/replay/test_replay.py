@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seer_rl.replay.observation import Obs, each, keyed
 from seer_rl.replay.replay import Replay
-from tests.replay.saved import go_on, held
+from tests.replay.saved import go_on, held, plain
 
 Frames = dict[str, NDArray[Any]]  # of one moment, by key
 
@@ -460,8 +460,16 @@ def test_lanes_may_be_named_in_any_order_but_once() -> None:
 def test_observations_saved_in_another_order_are_refused() -> None:
     """Cameras of one shape would be taken for each other."""
     one, other = (Replay(dict.fromkeys(keys, (1, 2, 2)), (), np.uint8, capacity=10) for keys in (("a", "b"), ("b", "a")))
+    seen = {"b": np.full((1, 1, 2, 2), 2, np.uint8), "a": np.full((1, 1, 2, 2), 1, np.uint8)}
+    one.begin(seen)  # an environment may put them in any order
     with pytest.raises(ValueError, match="saved with observations of a, b, and this one has b, a"):
         go_on(other, one, None)
+    again = Replay(dict.fromkeys("ab", (1, 2, 2)), (), np.uint8, capacity=10)
+    go_on(again, one, None)
+    assert {key: int(x.max()) for key, x in keyed(again.observation).items()} == {"a": 1, "b": 2}
+    state = {name: value for name, value in one.get_state().items() if name != "keys"}  # as earlier versions saved it
+    pieces = held(one)
+    again.set_state(plain(state), pieces.pop("observations"), {"priorities": [], **pieces})
 
 
 def test_a_saved_lane_that_lies_elsewhere_is_refused() -> None:

@@ -16,6 +16,7 @@ from seer_rl.commands.main import main
 from seer_rl.envs.base import EnvConfig
 from seer_rl.envs.dmc import ControlConfig
 from seer_rl.training import loop, rundir
+from seer_rl.training.arguments import parse
 from seer_rl.training.config import (
     AGENTS,
     AnalysisConfig,
@@ -223,3 +224,11 @@ def test_a_freeze_among_the_last_steps_would_never_come(seer: SeerConfig, words:
     with pytest.raises(ValueError, match=words):
         check(config)
     check(replace(config, seer=SeerConfig(freeze_step=9_992)))
+    if config.seer.freeze_step != 10_000:
+        check(config, new=False)  # an earlier version began it, and it may go on
+
+
+def test_a_presets_freeze_among_the_last_steps_comes_earlier() -> None:
+    with pytest.warns(UserWarning, match="it comes at step"):
+        config = parse(["atari/qbert", "--preset", "quick", "--env.num-envs", "12", "--steps", "8004"])
+    check(config)

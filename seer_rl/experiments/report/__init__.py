@@ -279,7 +279,7 @@ def costs(arms: dict[str, list[Result]]) -> list[list[str]]:
         interval = ""
         if len(runs) > 1:
             mean = stats.mean(returns)
-            interval = f"[{score(mean.low)}, {score(mean.high)}]"
+            interval = f"[{score(mean.low, mean.high)}, {score(mean.high, mean.low)}]"
         flops, seconds, held = (
             float(np.mean([run.at(axis, run.step) for run in runs])) for axis in ("flops", "seconds", "bytes")
         )

@@ -75,7 +75,8 @@ class Seer(BaseCallback):
         """Refuse a model that cannot be frozen, and give a loaded buffer its encoder."""
         if self.seam is None or self.seam.model is not self.model:
             self.seam, self.when, self.scores = Seam(self.model), None, {True: [], False: []}
-            self.told, self.frozen_at, self.report = False, None, {}
+            if not self.seam.frozen:  # a loaded model may go on from the freeze that this one made
+                self.told, self.frozen_at, self.report = False, None, {}
         env = self.model.get_vec_normalize_env()
         if env is not None and env.norm_obs:
             raise ValueError("SEER stores what a fixed encoder makes of raw images: use VecNormalize(norm_obs=False)")

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from seer_rl.integrations import fix
+from seer_rl.integrations import drops, fix
 from seer_rl.replay.codec import Codec, layout
 
 ALONE = "let it divide images by a number, give them to its nn.Sequential, and do nothing else with them"
@@ -44,10 +44,9 @@ class Split(nn.Sequential):
         if not isinstance(found, Split):
             layers = list(cast(nn.Sequential, found))
             cut = max(i for i, layer in enumerate(layers) if sees(layer)) + 1
-            above = nn.modules.dropout._DropoutNd  # which is chance, and is not to be stored
-            while cut < len(layers) and not list(layers[cut].parameters()) and not isinstance(layers[cut], above):
+            while cut < len(layers) and not list(layers[cut].parameters()) and not drops(layers[cut]):
                 cut += 1  # activations, flattening
-            if any(isinstance(part, above) for layer in layers[:cut] for part in layer.modules()):
+            if any(map(drops, layers[:cut])):
                 raise ValueError("SEER stores once what convolutions make of an image: put dropout behind them")
             kinds = type(found).__mro__[: type(found).__mro__.index(nn.Sequential)]
             if own := sorted({name for kind in kinds for name in vars(kind) if not name.startswith("__")}):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torchrl.objectives import LossModule
 
-from seer_rl.integrations import checksum, sums
+from seer_rl.integrations import checksum, drops, sums
 
 Place = tuple[str, tuple[str, ...], int]
 """An encoder's weights: the name of the loss's parameters, the path inside them, and which of several copies; -1 where one."""
@@ -36,7 +36,7 @@ class Seam(nn.Module):
             raise ValueError("SEER freezes the convolutions of an image encoder, and this module has none")
         if any(isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats for part in module.modules()):
             raise ValueError("SEER needs an encoder that stands still: its batch normalization would go on counting statistics")
-        if any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules()):
+        if drops(module):
             raise ValueError("SEER stores once what an encoder makes of an image: put dropout above the Seam")
         self.lower, self.shape, self.divide = module, tuple(shape), False
         self.register_buffer("start", torch.zeros((), dtype=torch.int64))
