@@ -48,5 +48,10 @@ def random_crop(images: torch.Tensor, size: Sequence[int], generator: torch.Gene
 
 
 def random_shift(images: torch.Tensor, pad: int, generator: torch.Generator) -> torch.Tensor:
-    """Move each of the images [B, C, H, W] by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2)."""
+    """Move each of the images [B, C, H, W] by up to `pad` pixels either way; its border pixels fill the gap (DrQ-v2).
+
+    Without any, images come back as they are.
+    """
+    if pad == 0:
+        return images
     return random_crop(F.pad(images, (pad,) * 4, mode="replicate"), images.shape[2:], generator)

@@ -213,8 +213,7 @@ def test_drqv2_losses_are_the_definitions_in_float64() -> None:
     difference = agent.temporal_difference(critic_z, b)
     loss = agent.actor_loss(actor_z, critic_z)
     g = torch.Generator().manual_seed(7)
-    torch.randint(1, (6,), generator=g), torch.randint(1, (6,), generator=g)  # shifts, by nothing
-    first = torch.randn(6, A, generator=g).double()
+    first = torch.randn(6, A, generator=g).double()  # a shift by nothing draws nothing
     second = torch.randn(6, A, generator=g).double()
 
     def noisy(z: torch.Tensor, e: torch.Tensor) -> torch.Tensor:

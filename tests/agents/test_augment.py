@@ -49,6 +49,7 @@ def test_the_centre_is_the_middle_and_a_fitting_image_is_left_alone() -> None:
     assert torch.equal(center_crop(x, (8, 8)), x[:, :, 2:10, 2:10])
     assert torch.equal(center_crop(x, (12, 6)), x[:, :, :, 3:9])
     assert random_crop(x, (12, 12), torch.Generator()) is x  # so it counts as not augmented, and one embedding is stored
+    assert random_shift(x, 0, torch.Generator()) is x
 
 
 def test_augmentations_follow_their_generator() -> None:
