@@ -21,7 +21,7 @@ class Spec:
     def __init__(self, obs_shape: Shapes, action_shape: Shape, action_dtype: DTypeLike) -> None:
         """obs_shape: of an image, or of images and vectors by key. action_shape, action_dtype: of one action.
 
-        Raises ValueError for any other shape.
+        Raises ValueError for a single observation of another number of dimensions.
         """
         self.single = not isinstance(obs_shape, Mapping)
         self.shapes: dict[str, Shape] = dict(obs_shape) if isinstance(obs_shape, Mapping) else {ONLY: tuple(obs_shape)}

@@ -61,7 +61,8 @@ class Store:
         priority: of a step that can be sampled from now on. One that no longer can be has none.
         """
         for i, row in enumerate(rows):
-            first = row - row % len(self.lanes)  # the rows in use may have grown to the last of all lanes' rows beside this one
+            # As many rows are in use of each lane: where this one outgrows the others, its neighbours' segments grow, too.
+            first = row - row % len(self.lanes)
             self.touched.update(range(first // self.segment_rows, (first + len(self.lanes) - 1) // self.segment_rows + 1))
             for key, x in stored.items():
                 self.table.write(key, slice(row, row + 1), x[i : i + 1])
